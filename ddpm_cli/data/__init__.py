@@ -1,0 +1,1 @@
+"""Data sets, prepared once into one array and indexed in training."""
