@@ -130,6 +130,13 @@ def build_state(cfg: Config, network: nn.Module, device: torch.device, precision
     return TrainState(network, emas, build_optimizer(cfg, parameters), scaler, learned)
 
 
+def ema_denoiser(denoiser: Denoiser, state: TrainState) -> Denoiser:
+    """The same denoiser with the averaged weights, following them as training goes on."""
+    averaged = Denoiser(state.emas["ema"].network, denoiser.schedule, denoiser.prediction, denoiser.variance)
+    averaged.amp_dtype = denoiser.amp_dtype
+    return averaged
+
+
 def build_trainer(cfg: Config, denoiser: Denoiser, store: Store, device: torch.device, loss: Any, timesteps: Any) -> Trainer:
     training, optimizer, seed = cfg["training"], cfg["optimizer"], cfg["seed"]
     batches = Batches(store, training["batch_size"], seed, cfg["dataset"].get("flip", False), device)
