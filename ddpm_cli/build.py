@@ -1,7 +1,8 @@
 """From a resolved configuration to objects: the one place that knows config keys and joins what they name.
 
-A configuration here is a plain dict, validated by config.py or read from a checkpoint. A group's `_target_` is looked up
-by these few lines, never by hydra.utils.instantiate, and only inside the group's own module (see config.check_target).
+A configuration here is a plain dict, validated by config.py or read from a checkpoint. A group's `_target_` is looked
+up by these few lines, never by hydra.utils.instantiate, and only inside the group's own module (see
+config.check_target).
 """
 
 import importlib
@@ -33,7 +34,8 @@ _JOINED = {  # keys of a group that are not arguments of its _target_
 
 
 def make(group: str, node: Config, trust: list[str], **joined: Any) -> Any:
-    """The object a group's node names, made with the node's other keys and `joined`; UserError says which key is wrong."""
+    """The object a group's node names, made with the node's other keys and `joined`; UserError says which key is
+    wrong."""
     target = node.get("_target_")
     if not isinstance(target, str):
         raise UserError(f"{group}._target_ is missing: name the class or function that {group} is made of")
@@ -72,7 +74,8 @@ def item_shape(cfg: Config) -> tuple[int, ...]:
 
 
 def build_denoiser(cfg: Config) -> Denoiser:
-    """Network, schedule, prediction and variance, joined. Call it under torch.device("meta") to build without memory."""
+    """Network, schedule, prediction and variance, joined. Call it under torch.device("meta") to build without
+    memory."""
     trust = cfg.get("trust", [])
     with torch.device("cpu"):
         schedule = make("schedule", cfg["schedule"], trust)
@@ -120,8 +123,11 @@ def build_optimizer(cfg: Config, parameters: list[nn.Parameter]) -> torch.optim.
     return make("optimizer", cfg["optimizer"], cfg.get("trust", []), params=parameters, **fused)
 
 
-def build_state(cfg: Config, network: nn.Module, device: torch.device, precision: str, loss: Any, timesteps: Any) -> TrainState:
-    """The run before its first step. A weighting or timesteps distribution that learns is an nn.Module and trained along."""
+def build_state(
+    cfg: Config, network: nn.Module, device: torch.device, precision: str, loss: Any, timesteps: Any
+) -> TrainState:
+    """The run before its first step. A weighting or timesteps distribution that learns is an nn.Module and trained
+    along."""
     candidates = {"weighting": getattr(loss, "weighting", None), "timesteps": timesteps}
     learned = {name: module.to(device) for name, module in candidates.items() if isinstance(module, nn.Module)}
     parameters = [p for module in (network, *learned.values()) for p in module.parameters() if p.requires_grad]
@@ -137,7 +143,9 @@ def ema_denoiser(denoiser: Denoiser, state: TrainState) -> Denoiser:
     return averaged
 
 
-def build_trainer(cfg: Config, denoiser: Denoiser, store: Store, device: torch.device, loss: Any, timesteps: Any) -> Trainer:
+def build_trainer(
+    cfg: Config, denoiser: Denoiser, store: Store, device: torch.device, loss: Any, timesteps: Any
+) -> Trainer:
     training, optimizer, seed = cfg["training"], cfg["optimizer"], cfg["seed"]
     batches = Batches(store, training["batch_size"], seed, cfg["dataset"].get("flip", False), device)
     settings = StepSettings(
@@ -166,7 +174,8 @@ class Trained:
 
 
 def load_trained(path: Path | str, weights: str = "ema", variance: Config | None = None) -> Trained:
-    """The trained denoiser of a checkpoint, on the CPU, in eval mode. weights: `ema` or `raw`; variance overrides its sigma."""
+    """The trained denoiser of a checkpoint, on the CPU, in eval mode. weights: `ema` or `raw`; variance overrides its
+    sigma."""
     content = checkpoint.load(Path(path))
     cfg = content["config"]
     _refuse_interpolations(cfg, path)
@@ -190,7 +199,11 @@ def load_weights(network: nn.Module, saved: dict[str, torch.Tensor], path: Path 
     """Strict; UserError names up to three entries that do not fit, and the network is left as it was."""
     mine = network.state_dict()
     wrong = [k for k in mine if k not in saved] + [k for k in saved if k not in mine]
-    wrong += [f"{k} {tuple(saved[k].shape)} for {tuple(mine[k].shape)}" for k in mine if k in saved and saved[k].shape != mine[k].shape]
+    wrong += [
+        f"{k} {tuple(saved[k].shape)} for {tuple(mine[k].shape)}"
+        for k in mine
+        if k in saved and saved[k].shape != mine[k].shape
+    ]
     if wrong:
         raise UserError(f"{path} does not fit this network: {', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}")
     network.load_state_dict(saved)
@@ -198,7 +211,9 @@ def load_weights(network: nn.Module, saved: dict[str, torch.Tensor], path: Path 
 
 def _check_variance(cfg: Config, variance: Config) -> None:
     if "Learned" in variance["_target_"] and variance["_target_"] != cfg["variance"]["_target_"]:
-        raise UserError("variance: this checkpoint's network has no such output; choose variance=fixed_small or fixed_large")
+        raise UserError(
+            "variance: this checkpoint's network has no such output; choose variance=fixed_small or fixed_large"
+        )
 
 
 def _refuse_interpolations(node: Any, path: Path | str) -> None:

@@ -43,7 +43,9 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(key in content for key in _KEYS):
         raise UserError(f"{path} is not a checkpoint of ddpm-train: it lacks the entries {', '.join(_KEYS)}")
     if content["format"] != FORMAT:
-        raise UserError(f"{path} has format {content['format']}, this version reads {FORMAT}; use the version that wrote it")
+        raise UserError(
+            f"{path} has format {content['format']}, this version reads {FORMAT}; use the version that wrote it"
+        )
     return content
 
 

@@ -18,8 +18,8 @@ _NOISE, _LABEL = 201, 202
 
 @dataclass(frozen=True)
 class ImageNoise:
-    """noise(i): step i's standard normal (B, *item_shape). Image k's is a function of (seed, k, i), drawn on the CPU, so
-    that an image depends on neither its batch nor the device."""
+    """noise(i): step i's standard normal (B, *item_shape). Image k's is a function of (seed, k, i), drawn on the CPU,
+    so that an image depends on neither its batch nor the device."""
 
     seed: int
     indices: Sequence[int]
@@ -27,7 +27,9 @@ class ImageNoise:
     device: torch.device
 
     def __call__(self, i: int) -> Tensor:
-        draws = [torch.randn(self.item_shape, generator=generator("cpu", self.seed, _NOISE, k, i)) for k in self.indices]
+        draws = [
+            torch.randn(self.item_shape, generator=generator("cpu", self.seed, _NOISE, k, i)) for k in self.indices
+        ]
         return torch.stack(draws).to(self.device, non_blocking=True)
 
 

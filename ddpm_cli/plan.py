@@ -23,7 +23,9 @@ class Machine:
 def forward_flops(network: nn.Module, shape: tuple[int, ...]) -> int:
     """Floating-point operations of the network's forward pass for one image of `shape`, a multiply-add counting two."""
     device = next(network.parameters()).device
-    cond = {"labels": torch.zeros(1, dtype=torch.long, device=device)} if build.null_label(network) is not None else None
+    cond = (
+        {"labels": torch.zeros(1, dtype=torch.long, device=device)} if build.null_label(network) is not None else None
+    )
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device), cond)
     return counter.get_total_flops()

@@ -1,4 +1,5 @@
-"""What a run shows of itself while it trains: a grid from fixed noise and a strip from noise to image, by the EMA weights."""
+"""What a run shows of itself while it trains: a grid from fixed noise and a strip from noise to image, by the EMA
+weights."""
 
 from dataclasses import dataclass
 
@@ -31,7 +32,10 @@ class Preview:
         images, strip = [], torch.empty(0)
         for start in range(0, self.num_images, self.batch_size):
             indices = range(start, min(start + self.batch_size, self.num_images))
-            stages = [to_file(step.x[:_STRIP_IMAGES] if start == 0 else step.x[:0]) for step in self._walk(denoiser, indices, images)]
+            stages = [
+                to_file(step.x[:_STRIP_IMAGES] if start == 0 else step.x[:0])
+                for step in self._walk(denoiser, indices, images)
+            ]
             if start == 0:
                 shown = torch.linspace(0, len(stages) - 1, min(_STRIP_STAGES, len(stages))).round().long().tolist()
                 strip = torch.stack([stages[i] for i in shown], 1).flatten(0, 1)
@@ -43,8 +47,15 @@ class Preview:
             cond = {"labels": choose_labels("each", indices, self.num_classes, self.seed).to(self.device)}
         last = None
         steps = walk(
-            clipped(denoiser), self.sampler, denoiser.schedule, denoiser.variance,
-            item_shape=self.item_shape, seed=self.seed, indices=indices, cond=cond, device=self.device,
+            clipped(denoiser),
+            self.sampler,
+            denoiser.schedule,
+            denoiser.variance,
+            item_shape=self.item_shape,
+            seed=self.seed,
+            indices=indices,
+            cond=cond,
+            device=self.device,
         )
         for last in steps:
             yield last
@@ -54,7 +65,9 @@ class Preview:
 
 def grid_of(images: Tensor, num_classes: int | None):
     """A grid with one column a class where that fills rows, else a square one."""
-    return pictures.grid(images, columns=num_classes if num_classes and num_classes <= 20 and len(images) >= num_classes else None)
+    return pictures.grid(
+        images, columns=num_classes if num_classes and num_classes <= 20 and len(images) >= num_classes else None
+    )
 
 
 def strip_of(strip: Tensor):

@@ -16,8 +16,8 @@ Config = dict[str, Any]
 def merge(stored: Config, composed: Config, typed: list[str]) -> Config:
     """The stored configuration with the settings typed for this invocation laid over it.
 
-    composed is the whole configuration of this invocation, typed its overrides as written (`key=value`). UserError for a
-    change of what the weights depend on; where to find the data may change.
+    composed is the whole configuration of this invocation, typed its overrides as written (`key=value`). UserError for
+    a change of what the weights depend on; where to find the data may change.
     """
     merged = copy.deepcopy(stored)
     for key in INVOCATION:
@@ -38,7 +38,9 @@ def merge(stored: Config, composed: Config, typed: list[str]) -> Config:
 
 def _facts(value: Any) -> Any:
     """A group's node without the keys that say where the data is."""
-    return {k: v for k, v in value.items() if k not in ("root", "cache", "download")} if isinstance(value, dict) else value
+    return (
+        {k: v for k, v in value.items() if k not in ("root", "cache", "download")} if isinstance(value, dict) else value
+    )
 
 
 def _refuse_change(key: str, new: Any, old: Any) -> None:
@@ -50,7 +52,11 @@ def _refuse_change(key: str, new: Any, old: Any) -> None:
 
 
 def _short(value: Any) -> str:
-    return str(value["_target_"]).rpartition(".")[2] if isinstance(value, dict) and "_target_" in value else str(value)[:80]
+    return (
+        str(value["_target_"]).rpartition(".")[2]
+        if isinstance(value, dict) and "_target_" in value
+        else str(value)[:80]
+    )
 
 
 def _get(config: Config, path: list[str], override: str) -> Any:

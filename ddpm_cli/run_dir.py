@@ -36,7 +36,9 @@ class RunDir:
             run.checkpoints.mkdir()
         except FileExistsError:
             run.close()
-            raise UserError(f"{path} already holds a run; go on with resume={path}, or choose another run_dir") from None
+            raise UserError(
+                f"{path} already holds a run; go on with resume={path}, or choose another run_dir"
+            ) from None
         run.samples.mkdir(exist_ok=True)
         return run
 
@@ -88,7 +90,12 @@ def write_summary(sweep: Path) -> None:
             continue  # being written by another job, which rewrites the summary when it is done
     results.sort(key=lambda r: (len(r["job"]), r["job"]))
     rows = [
-        {"job": r["job"], "status": r["status"], **dict(o.split("=", 1) for o in r["overrides"] if "=" in o), **r["metrics"]}
+        {
+            "job": r["job"],
+            "status": r["status"],
+            **dict(o.split("=", 1) for o in r["overrides"] if "=" in o),
+            **r["metrics"],
+        }
         for r in results
     ]
     columns = list(dict.fromkeys(key for row in rows for key in row))

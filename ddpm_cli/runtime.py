@@ -31,7 +31,8 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device, gflop_per_image: float) -> str:
-    """`auto` is what is fast on this device and accurate enough: a fixed rule, not a timing, so that a command always does the same.
+    """`auto` is what is fast on this device and accurate enough: a fixed rule, not a timing, so that a command always
+    does the same.
 
     CUDA: bf16 from compute capability 8, else fp16. CPU: bf16 where the processor multiplies in it and the network is
     large enough to gain. Elsewhere fp32.
@@ -59,7 +60,8 @@ def choose_compile(name: str | bool, device: torch.device) -> bool:
 
 
 class Signals:
-    """Turns SIGINT, SIGTERM and SIGUSR1 into a flag to be looked at between steps; a second signal ends the process at once."""
+    """Turns SIGINT, SIGTERM and SIGUSR1 into a flag to be looked at between steps; a second signal ends the process at
+    once."""
 
     def __init__(self) -> None:
         self.received: int | None = None

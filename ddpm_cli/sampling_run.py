@@ -54,8 +54,15 @@ class Artist:
         cond: Cond = None if labels is None else {"labels": labels.to(self.device)}
         denoiser = self.trained.denoiser
         return walk(
-            self.denoise, self.sampler, denoiser.schedule, denoiser.variance,
-            item_shape=build.item_shape(self.trained.config), seed=self.seed, indices=indices, cond=cond, device=self.device,
+            self.denoise,
+            self.sampler,
+            denoiser.schedule,
+            denoiser.variance,
+            item_shape=build.item_shape(self.trained.config),
+            seed=self.seed,
+            indices=indices,
+            cond=cond,
+            device=self.device,
         )
 
 
@@ -91,7 +98,9 @@ def build_artist(cfg: dict[str, Any], path: Path) -> Artist:
         denoiser.schedule.times(sampler.num_steps, sampler.spacing)
     except ValueError as error:
         raise UserError(str(error)) from error
-    artist = Artist(clipped(denoise) if cfg["clip"] else denoise, sampler, trained, machine.device, cfg["seed"], cfg["labels"])
+    artist = Artist(
+        clipped(denoise) if cfg["clip"] else denoise, sampler, trained, machine.device, cfg["seed"], cfg["labels"]
+    )
     artist.labels_of(range(cfg["num_images"]))  # refuses a label out of range before anything is drawn
     return artist
 
@@ -109,7 +118,11 @@ def _draw(artist: Artist, cfg: dict[str, Any], out: Path, signals: Signals) -> T
             if signals:
                 log.info("stopped by a signal: %d of %d images are in %s", start, total, out / "images")
                 raise SystemExit(signals.exit_code)
-            if cfg["animate"] and start == 0 and step.index % max(1, steps // _FILM_FRAMES) == (steps - 1) % max(1, steps // _FILM_FRAMES):
+            if (
+                cfg["animate"]
+                and start == 0
+                and step.index % max(1, steps // _FILM_FRAMES) == (steps - 1) % max(1, steps // _FILM_FRAMES)
+            ):
                 frames.append(to_file(step.x[:_FILM_IMAGES]))
         images.append(to_file(step.x).cpu())
         for k, image in zip(indices, images[-1], strict=True):
@@ -137,10 +150,18 @@ def _record(out: Path, cfg: dict[str, Any], path: Path, artist: Artist) -> None:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     record = {
-        "checkpoint": str(path.resolve()), "sha256": digest, "step": artist.trained.step, "seed": cfg["seed"],
-        "num_images": cfg["num_images"], "sampler": {"name": target_name(cfg["sampler"]), **_knobs(cfg["sampler"])},
-        "variance": target_name(artist.trained.config["variance"]), "clip": cfg["clip"], "labels": cfg["labels"],
-        "guidance": cfg["guidance"], "weights": cfg["weights"], "device": str(artist.device),
+        "checkpoint": str(path.resolve()),
+        "sha256": digest,
+        "step": artist.trained.step,
+        "seed": cfg["seed"],
+        "num_images": cfg["num_images"],
+        "sampler": {"name": target_name(cfg["sampler"]), **_knobs(cfg["sampler"])},
+        "variance": target_name(artist.trained.config["variance"]),
+        "clip": cfg["clip"],
+        "labels": cfg["labels"],
+        "guidance": cfg["guidance"],
+        "weights": cfg["weights"],
+        "device": str(artist.device),
         "precision": next(k for k, v in PRECISIONS.items() if v == artist.trained.denoiser.amp_dtype),
         "versions": {"ddpm_cli": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
     }

@@ -47,7 +47,9 @@ def run_training(cfg: dict[str, Any], context: Context) -> float:
         run.close()
 
 
-def _train(cfg: dict[str, Any], context: Context, run: RunDir, content: dict[str, Any] | None, result: dict[str, Any]) -> float:
+def _train(
+    cfg: dict[str, Any], context: Context, run: RunDir, content: dict[str, Any] | None, result: dict[str, Any]
+) -> float:
     store = build.build_data(cfg)
     torch.manual_seed(cfg["seed"])  # of the initial weights
     denoiser = build.build_denoiser(cfg)
@@ -64,16 +66,24 @@ def _train(cfg: dict[str, Any], context: Context, run: RunDir, content: dict[str
     trainer = build.build_trainer(cfg, denoiser, store, machine.device, loss, timesteps)
     run.write_config(yaml.safe_dump(cfg, sort_keys=False))
     header = {
-        "config": cfg, "precision": machine.precision, "version": __version__, "torch": str(torch.__version__),
+        "config": cfg,
+        "precision": machine.precision,
+        "version": __version__,
+        "torch": str(torch.__version__),
         "data": {"name": store.name, "fingerprint": store.fingerprint, "class_names": list(store.class_names)},
     }
     _announce(cfg, run, state, store, machine, denoiser)
     training = cfg["training"]
-    cadence = Cadence(**{k: training[k] for k in ("num_steps", "stop_at", "log_every", "sample_every", "checkpoint_every")})
+    cadence = Cadence(
+        **{k: training[k] for k in ("num_steps", "stop_at", "log_every", "sample_every", "checkpoint_every")}
+    )
     with Signals() as signals, Journal(run.path, state.step, cadence.num_steps) as journal:
         journal.text("config", f"```yaml\n{yaml.safe_dump(cfg, sort_keys=False)}\n```")
         last = train(
-            trainer, state, cadence, journal,
+            trainer,
+            state,
+            cadence,
+            journal,
             sample=_Sampler(cfg, run, journal, build.ema_denoiser(denoiser, state), store.item_shape, machine.device),
             save=lambda s: _save(run, s, header, training["keep_checkpoints"]),
             interrupted=lambda: bool(signals),
@@ -129,8 +139,15 @@ def _announce(cfg, run: RunDir, state: TrainState, store, machine: plan.Machine,
     parameters = sum(p.numel() for p in denoiser.network.parameters())
     log.info(
         "%s %s: %s images of %s, %s parameters, %s in %s, steps %d to %d",
-        "resuming" if state.step else "training", run.path, f"{len(store):,}", "x".join(map(str, store.item_shape)),
-        f"{parameters:,}", machine.device, machine.precision, state.step, cfg["training"]["num_steps"],
+        "resuming" if state.step else "training",
+        run.path,
+        f"{len(store):,}",
+        "x".join(map(str, store.item_shape)),
+        f"{parameters:,}",
+        machine.device,
+        machine.precision,
+        state.step,
+        cfg["training"]["num_steps"],
     )
 
 
@@ -177,4 +194,3 @@ def _hparams(cfg: dict[str, Any], context: Context) -> dict[str, Any]:
     typed = dict(o.lstrip("+").split("=", 1) for o in context.overrides if "=" in o)
     choices = {k: v for k, v in context.choices.items() if v is not None and "/" not in k}
     return {**choices, "seed": cfg["seed"], "optimizer.lr": cfg["optimizer"]["lr"], **typed}
-

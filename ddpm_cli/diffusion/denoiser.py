@@ -34,7 +34,9 @@ class Denoiser(nn.Module):
     def __init__(self, network: nn.Module, schedule: NoiseSchedule, prediction, variance):
         super().__init__()
         if schedule.zero_terminal_snr and prediction.needs_signal:
-            raise ValueError("this prediction cannot recover x_0 at zero terminal SNR; choose prediction=v or prediction=x0")
+            raise ValueError(
+                "this prediction cannot recover x_0 at zero terminal SNR; choose prediction=v or prediction=x0"
+            )
         self.network = network
         self.schedule, self.prediction, self.variance = schedule, prediction, variance
         self.amp_dtype: torch.dtype | None = None
@@ -53,7 +55,8 @@ class Denoiser(nn.Module):
 
 
 def clipped(denoise: Denoise, limit: float = 1.0) -> Denoise:
-    """The denoiser with its estimate of x_0 clipped to [-limit, limit], before any mean is made from it (Ho et al. 2020)."""
+    """The denoiser with its estimate of x_0 clipped to [-limit, limit], before any mean is made from it (Ho et al.
+    2020)."""
 
     def denoise_clipped(x_t: Tensor, t: Tensor, cond: Cond = None) -> Denoised:
         denoised = denoise(x_t, t, cond)
@@ -63,7 +66,8 @@ def clipped(denoise: Denoise, limit: float = 1.0) -> Denoise:
 
 
 def guided(denoise: Denoise, scale: float, null_label: int) -> Denoise:
-    """Classifier-free guidance: uncond + scale (cond - uncond), so that 1 is off (Ho and Salimans 2022, Eq. 6, with scale = 1 + w).
+    """Classifier-free guidance: uncond + scale (cond - uncond), so that 1 is off (Ho and Salimans 2022, Eq. 6, with
+    scale = 1 + w).
 
     Both halves run as one batch; the variance output is the conditional one.
     """
@@ -78,6 +82,8 @@ def guided(denoise: Denoise, scale: float, null_label: int) -> Denoise:
         t_both = t if t.ndim == 0 else torch.cat([t, t])
         denoised = denoise(torch.cat([x_t, x_t]), t_both, both)
         with_label, without = denoised.x_0.chunk(2)
-        return Denoised(torch.lerp(without, with_label, scale), None if denoised.raw is None else denoised.raw.chunk(2)[0])
+        return Denoised(
+            torch.lerp(without, with_label, scale), None if denoised.raw is None else denoised.raw.chunk(2)[0]
+        )
 
     return denoise_guided

@@ -1,4 +1,5 @@
-"""The Gaussian facts of diffusion: what x_t, x_s and x_0 say about each other, given the noise levels at t and s < t."""
+"""The Gaussian facts of diffusion: what x_t, x_s and x_0 say about each other, given the noise levels at t and s <
+t."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from torch import Tensor
 class NoiseLevel:
     """The pair (alpha, sigma) of x_t = alpha x_0 + sigma noise.
 
-    alpha is DDPM's sqrt(alpha_bar) and sigma its sqrt(1 - alpha_bar); EDM has alpha = 1. Both have t's shape, () or (B,).
-    A level of shape () in float64 on the CPU acts as a plain number: it neither promotes x's dtype nor waits for a GPU.
+    alpha is DDPM's sqrt(alpha_bar) and sigma its sqrt(1 - alpha_bar); EDM has alpha = 1. Both have t's shape, () or
+    (B,). A level of shape () in float64 on the CPU acts as a plain number: it neither promotes x's dtype nor waits for
+    a GPU.
     """
 
     alpha: Tensor
@@ -39,7 +41,8 @@ def diffuse(x_0: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
 
 
 def transition(level_t: NoiseLevel, level_s: NoiseLevel) -> tuple[Tensor, Tensor]:
-    """(alpha_ts, variance) of q(x_t | x_s) = N(alpha_ts x_s, variance) for s < t; at s = t - 1 the variance is DDPM's beta_t."""
+    """(alpha_ts, variance) of q(x_t | x_s) = N(alpha_ts x_s, variance) for s < t; at s = t - 1 the variance is DDPM's
+    beta_t."""
     alpha_ts = level_t.alpha / level_s.alpha
     return alpha_ts, level_t.sigma**2 - (alpha_ts * level_s.sigma) ** 2
 
@@ -67,7 +70,8 @@ def posterior_coefficients(level_t: NoiseLevel, level_s: NoiseLevel) -> tuple[Te
 
 
 def posterior(x_t: Tensor, x_0: Tensor, level_t: NoiseLevel, level_s: NoiseLevel) -> tuple[Tensor, Tensor]:
-    """Mean (x_t's shape) and variance (t's shape, float64) of q(x_s | x_t, x_0) for any s < t (DDPM Eq. 6-7, there with s = t - 1)."""
+    """Mean (x_t's shape) and variance (t's shape, float64) of q(x_s | x_t, x_0) for any s < t (DDPM Eq. 6-7, there
+    with s = t - 1)."""
     c_0, c_t, variance = posterior_coefficients(level_t, level_s)
     return expand(c_0, x_t) * x_0 + expand(c_t, x_t) * x_t, variance
 

@@ -14,7 +14,8 @@ from ddpm_cli.diffusion.schedule import NoiseSchedule
 
 @dataclass(frozen=True)
 class Bound:
-    """The bound of each image, (B,), and its parts: prior L_T (B,) and the terms of t = 1..T, (B, T), all in bits per dimension."""
+    """The bound of each image, (B,), and its parts: prior L_T (B,) and the terms of t = 1..T, (B, T), all in bits per
+    dimension."""
 
     total: Tensor
     prior: Tensor

@@ -22,7 +22,8 @@ from ddpm_cli.diffusion.variance import FixedSmall
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Each (B,): `total` is trained on, `mse` the weighted squared error, `vb` the bound's term at t in bits per dimension."""
+    """Each (B,): `total` is trained on, `mse` the weighted squared error, `vb` the bound's term at t in bits per
+    dimension."""
 
     total: Tensor
     mse: Tensor | None = None
@@ -35,7 +36,8 @@ def mean_flat(x: Tensor) -> Tensor:
 
 
 def variance_floor(schedule: NoiseSchedule) -> Tensor:
-    """The posterior's variance at t = 2, which stands in for the zero at t = 1 (Ho et al. 2020's code); 0-dim float64."""
+    """The posterior's variance at t = 2, which stands in for the zero at t = 1 (Ho et al. 2020's code); 0-dim
+    float64."""
     second = min(2, schedule.num_timesteps)
     return posterior_coefficients(schedule.level(float(second)), schedule.level(float(second - 1)))[2].clamp(min=1e-20)
 
@@ -66,7 +68,9 @@ def prior_term(x_0: Tensor, schedule: NoiseSchedule) -> Tensor:
     level = schedule.level(float(schedule.num_timesteps))
     prior_log_variance = torch.as_tensor(2 * math.log(schedule.prior_scale), dtype=torch.float64)
     mean = level.alpha * x_0
-    return mean_flat(kl_divergence(mean, 2 * level.sigma.log(), torch.zeros_like(mean), prior_log_variance)) / math.log(2)
+    return mean_flat(kl_divergence(mean, 2 * level.sigma.log(), torch.zeros_like(mean), prior_log_variance)) / math.log(
+        2
+    )
 
 
 def _weighted_error(weighting, level: NoiseLevel, x_0: Tensor, estimate: Tensor) -> Tensor:
@@ -88,7 +92,8 @@ class Denoising:
 
 @dataclass(frozen=True)
 class VariationalBound:
-    """T times the bound's term at t: an unbiased estimate of the bound without its constant L_T, in bits per dimension."""
+    """T times the bound's term at t: an unbiased estimate of the bound without its constant L_T, in bits per
+    dimension."""
 
     weighting: object  # not used in the total: the bound has its own weights; reported as mse
 
@@ -104,7 +109,8 @@ class VariationalBound:
 
 @dataclass(frozen=True)
 class Hybrid:
-    """Denoising plus bound_weight times the bound, whose gradient reaches the variance alone (Nichol and Dhariwal 2021, Eq. 16)."""
+    """Denoising plus bound_weight times the bound, whose gradient reaches the variance alone (Nichol and Dhariwal
+    2021, Eq. 16)."""
 
     weighting: object
     bound_weight: float = 0.001

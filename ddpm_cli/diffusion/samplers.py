@@ -36,7 +36,8 @@ def _levels(schedule: NoiseSchedule, times: Tensor) -> tuple[NoiseLevel, NoiseLe
 
 @dataclass(frozen=True)
 class Ancestral:
-    """x_s ~ N(posterior mean at the estimated x_0, sigma_theta²) (DDPM Algorithm 2), on any sub-sequence of the times."""
+    """x_s ~ N(posterior mean at the estimated x_0, sigma_theta²) (DDPM Algorithm 2), on any sub-sequence of the
+    times."""
 
     num_steps: int | None = None
     spacing: str | None = None
@@ -61,7 +62,8 @@ class Ancestral:
 
 @dataclass(frozen=True)
 class DDIM:
-    """DDIM (Song, Meng and Ermon 2020, Eq. 12 and 16); eta = 0 is deterministic, eta = 1 ancestral with the posterior's variance."""
+    """DDIM (Song, Meng and Ermon 2020, Eq. 12 and 16); eta = 0 is deterministic, eta = 1 ancestral with the
+    posterior's variance."""
 
     num_steps: int | None = 50
     spacing: str | None = None
@@ -87,7 +89,8 @@ class DDIM:
 
 @dataclass(frozen=True)
 class DPMSolverPP:
-    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): second order from the last two estimates; its first step is DDIM."""
+    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): second order from the last two estimates; its first step is
+    DDIM."""
 
     num_steps: int | None = 20
     spacing: str | None = None
@@ -99,7 +102,8 @@ class DPMSolverPP:
         start, end = _levels(schedule, times)
         h = (end.log_snr - start.log_snr) / 2
         keep, gain = (end.sigma / start.sigma).tolist(), (-end.alpha * torch.expm1(-h)).tolist()
-        # D = (1 + c) x_0 - c previous, c = h_i / (2 h_{i-1}); the last step's h is infinite and its result the estimate itself.
+        # D = (1 + c) x_0 - c previous, c = h_i / (2 h_{i-1}); the last step's h is infinite and its result the
+        # estimate itself.
         carry = [0.0, *(h[1:-1] / (2 * h[:-2])).tolist(), 0.0]
         x, previous = x_T, None
         for i, (t, s) in enumerate(zip(times[:-1], times[1:].tolist(), strict=True)):

@@ -73,7 +73,8 @@ class NoiseSchedule:
         return NoiseLevel(torch.where(between, mixed.alpha, alpha[row]), torch.where(between, mixed.sigma, sigma[row]))
 
     def time_of(self, log_snr: Tensor) -> Tensor:
-        """The real t in [1, T] whose level has this log-SNR (clamped to the schedule's range), of its shape, float64."""
+        """The real t in [1, T] whose level has this log-SNR (clamped to the schedule's range), of its shape,
+        float64."""
         table = self._on(log_snr.device)[2][1:]
         finite = table[:-1] if self.zero_terminal_snr else table
         wanted = log_snr.to(table.dtype).clamp(finite[-1], finite[0])
@@ -93,7 +94,9 @@ class NoiseSchedule:
         total = self.num_timesteps
         num_steps = total if num_steps is None else num_steps
         if not 1 <= num_steps <= total:
-            raise ValueError(f"sampler.num_steps must lie in 1..{total} (the schedule's num_timesteps), got {num_steps}")
+            raise ValueError(
+                f"sampler.num_steps must lie in 1..{total} (the schedule's num_timesteps), got {num_steps}"
+            )
         spacing = spacing or self.spacing
         i = torch.arange(num_steps, dtype=torch.float64)
         if spacing == "trailing":
@@ -126,7 +129,10 @@ class NoiseSchedule:
 def from_betas(betas: Tensor) -> NoiseSchedule:
     """The schedule of forward variances beta_1..beta_T, each in (0, 1) (DDPM Eq. 2)."""
     if not ((betas > 0) & (betas < 1)).all():
-        raise ValueError(f"every beta must lie in (0, 1), got {betas.min():g}..{betas.max():g}; change beta_start, beta_end or num_timesteps")
+        raise ValueError(
+            f"every beta must lie in (0, 1), got {betas.min():g}..{betas.max():g}; "
+            "change schedule.beta_start, schedule.beta_end or schedule.num_timesteps"
+        )
     alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas.double(), 0)])
     return NoiseSchedule(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
 

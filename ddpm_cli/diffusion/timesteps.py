@@ -1,7 +1,7 @@
 """The distribution of t in training: (u, schedule) -> (t, importance).
 
-u: (B,) uniform in [0, 1), one number an image of the global batch. t: (B,), integer in 1..T for a table. importance: (B,),
-the factor that keeps the loss unbiased where t is not uniform.
+u: (B,) uniform in [0, 1), one number an image of the global batch. t: (B,), integer in 1..T for a table. importance:
+(B,), the factor that keeps the loss unbiased where t is not uniform.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,8 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Stratified:
-    """One uniform draw, the rest of the batch spread evenly from it: less variance, same mean (Kingma et al. 2021, appendix I)."""
+    """One uniform draw, the rest of the batch spread evenly from it: less variance, same mean (Kingma et al. 2021,
+    appendix I)."""
 
     def __call__(self, u: Tensor, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
         offsets = torch.arange(len(u), dtype=torch.float64, device=u.device) / len(u)

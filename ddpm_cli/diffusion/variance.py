@@ -42,7 +42,8 @@ class FixedLarge:
 
 @dataclass(frozen=True)
 class LearnedRange:
-    """Between beta tilde and beta, geometrically, by the network (Nichol and Dhariwal 2021, Eq. 15); raw in [-1, 1] spans the range."""
+    """Between beta tilde and beta, geometrically, by the network (Nichol and Dhariwal 2021, Eq. 15); raw in [-1, 1]
+    spans the range."""
 
     learned = True
 

@@ -1,6 +1,7 @@
 """Loss weightings over the noise level, all stated for the squared error of x_0 (so they suit any prediction).
 
-Each is called as (level) -> weight of t's shape. |noise error|² = SNR |x_0 error|² and |v error|² = (SNR + 1) |x_0 error|².
+Each is called as (level) -> weight of t's shape. |noise error|² = SNR |x_0 error|² and |v error|² = (SNR + 1) |x_0
+error|².
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,9 @@ class Draws:
 
     def uniform(self, step: int) -> Tensor:
         """(B,) in [0, 1): where each image's t comes from."""
-        return torch.rand(self.batch_size, device=self.device, generator=generator(self.device, self.seed, _TIMES, step))
+        return torch.rand(
+            self.batch_size, device=self.device, generator=generator(self.device, self.seed, _TIMES, step)
+        )
 
     def noise(self, step: int, item_shape: tuple[int, ...]) -> Tensor:
         """(B, *item_shape) standard normal, float32."""
@@ -30,7 +32,9 @@ class Draws:
 
     def dropped(self, step: int, probability: float) -> Tensor:
         """(B,) bool: whose label is replaced by the null label, each image on its own."""
-        draw = torch.rand(self.batch_size, device=self.device, generator=generator(self.device, self.seed, _LABELS, step))
+        draw = torch.rand(
+            self.batch_size, device=self.device, generator=generator(self.device, self.seed, _LABELS, step)
+        )
         return draw < probability
 
     def seed_dropout(self, step: int, part: int) -> None:

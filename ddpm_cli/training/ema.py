@@ -1,4 +1,5 @@
-"""Exponential moving average of a network's parameters, kept as a network of its own so that it can be sampled at any time."""
+"""Exponential moving average of a network's parameters, kept as a network of its own so that it can be sampled at any
+time."""
 
 import copy
 
@@ -7,7 +8,8 @@ from torch import nn
 
 
 class EMA:
-    """`network` holds the averaged parameters; buffers are copied, not averaged (averaging counters and tables breaks them)."""
+    """`network` holds the averaged parameters; buffers are copied, not averaged (averaging counters and tables breaks
+    them)."""
 
     def __init__(self, network: nn.Module, decay: float, warmup: bool = True):
         self.network = copy.deepcopy(network).eval().requires_grad_(False)

@@ -29,7 +29,8 @@ _PLAIN_EVERY = 10.0  # seconds between lines without a terminal
 
 
 class Journal:
-    """Open from `start_step` (0, or the step a run is resumed at; what was written beyond it is dropped) to num_steps."""
+    """Open from `start_step` (0, or the step a run is resumed at; what was written beyond it is dropped) to
+    num_steps."""
 
     def __init__(self, folder: Path, start_step: int, num_steps: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -37,7 +38,7 @@ class Journal:
         self.start_step, self.num_steps = start_step, num_steps
         self._metrics_path = folder / "metrics.jsonl"
         self._drop_after(start_step)
-        self._metrics = open(self._metrics_path, "a", encoding="utf-8")
+        self._metrics = open(self._metrics_path, "a", encoding="utf-8")  # noqa: SIM115 closed in __exit__
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1 if start_step else None)
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
@@ -71,7 +72,12 @@ class Journal:
         if not self._terminal and (now - self._spoke > _PLAIN_EVERY or step == self.num_steps):
             left = (now - self._began) / max(step - self.start_step, 1) * (self.num_steps - step)
             log.info(
-                "step %d/%d  loss %.4f  %.0f images/s  %s left", step, self.num_steps, values["loss"], speed, _clock(left)
+                "step %d/%d  loss %.4f  %.0f images/s  %s left",
+                step,
+                self.num_steps,
+                values["loss"],
+                speed,
+                _clock(left),
             )
             self._spoke = now
 

@@ -14,7 +14,8 @@ from ddpm_cli.training.step import StepMetrics, Trainer
 
 @dataclass(frozen=True)
 class Cadence:
-    """How often what is done, in steps; 0 is never. The run ends at num_steps, this invocation at stop_at if that is sooner."""
+    """How often what is done, in steps; 0 is never. The run ends at num_steps, this invocation at stop_at if that is
+    sooner."""
 
     num_steps: int
     stop_at: int | None
@@ -40,7 +41,8 @@ def train(
     save: Callable[[TrainState], None],
     interrupted: Callable[[], bool],
 ) -> dict[str, float]:
-    """Trains from state.step to the cadence's end, or until interrupted() is true; ends with a checkpoint of the last step.
+    """Trains from state.step to the cadence's end, or until interrupted() is true; ends with a checkpoint of the last
+    step.
 
     Returns the last metrics; WorldError at a loss or gradient that is not finite, which is neither applied nor saved.
     """
@@ -88,7 +90,7 @@ class Watch:
         if self._bad is not None and bool(self._bad):
             step = self.state.step
             raise WorldError(
-                f"the loss or its gradient was not finite at or before step {step} (lr {self.trainer.lr(step - 1):.3g}); "
-                "the step was not applied.\nTry a lower optimizer.lr, precision=fp32 or training.max_grad_norm=1, "
+                f"the loss or its gradient was not finite at or before step {step} "
+                f"(lr {self.trainer.lr(step - 1):.3g}); the step was not applied.\nTry a lower optimizer.lr, precision=fp32 or training.max_grad_norm=1, "
                 "and go on with resume=RUN_DIR from the last checkpoint"
             )

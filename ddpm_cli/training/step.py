@@ -32,7 +32,8 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Tensors still on the device: per image t, total, mse and vb, each (B,), and the gradient's norm before clipping, 0-dim."""
+    """Tensors still on the device: per image t, total, mse and vb, each (B,), and the gradient's norm before clipping,
+    0-dim."""
 
     t: Tensor
     total: Tensor
@@ -98,7 +99,8 @@ class Trainer:
             cond: Cond = conditioning(labels, dropped[rows], settings.null_label)
             self.draws.seed_dropout(step, part)
             terms = self.loss(self.denoiser, x_0, cond, t[rows], noise[rows])
-            # Each micro-batch adds its share of the mean over the global batch, so the gradient does not depend on its size.
+            # Each micro-batch adds its share of the mean over the global batch, so the gradient does not depend on its
+            # size.
             state.scaler.scale((importance[rows] * terms.total).sum() / settings.batch_size).backward()
             parts.append(terms)
         return parts

@@ -19,7 +19,8 @@ def exact_gaussian(schedule, mean, std):
 
 
 class ToyNetwork(torch.nn.Module):
-    """The toy networks of the reference vectors: u = (t - 1)/1000, `head` of (x, u), and a variance output sin(1.3 x + u)."""
+    """The toy networks of the reference vectors: u = (t - 1)/1000, `head` of (x, u), and a variance output sin(1.3 x +
+    u)."""
 
     def __init__(self, head, learned):
         super().__init__()

@@ -12,7 +12,10 @@ from ddpm_cli.diffusion.denoiser import Denoiser, clipped
 
 TABLES = ["linear_100", "linear_1000", "cosine_100", "cosine_1000"]
 VARIANCES = {"small": variance.FixedSmall(), "large": variance.FixedLarge(), "range": variance.LearnedRange()}
-HEADS = {"eps": (toy_epsilon, prediction.Epsilon(), weighting.Epsilon()), "x0": (toy_x0, prediction.X0(), weighting.X0())}
+HEADS = {
+    "eps": (toy_epsilon, prediction.Epsilon(), weighting.Epsilon()),
+    "x0": (toy_x0, prediction.X0(), weighting.X0()),
+}
 
 
 @pytest.fixture(scope="module")
