@@ -1,0 +1,152 @@
+"""The DDPM U-Net: its size, its agreement with diffusers, its conditions and its refusals."""
+
+import pytest
+import torch
+from torch import nn
+
+from ddpm_cli.models.unet import UNet, norm_groups
+
+TINY = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "num_classes": 10,
+    "class_conditional": False,
+    "channels": 16,
+    "channel_mult": [1, 2],
+    "blocks_per_level": 1,
+    "attention_levels": [1],
+    "dropout": 0.0,
+}
+CIFAR10 = TINY | {"channels": 128, "channel_mult": [1, 2, 2, 2], "blocks_per_level": 2, "dropout": 0.1}
+
+
+def unet(**changes) -> UNet:
+    return UNet(**(TINY | changes))
+
+
+def awake(network: nn.Module) -> nn.Module:
+    """The network with weights instead of the zeros it starts from, so that every branch counts; in eval mode."""
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            nn.init.xavier_uniform_(parameter)
+        else:
+            nn.init.normal_(parameter, parameter.mean().item(), 0.1)
+    return network.eval()
+
+
+def test_cifar10_network_has_the_size_of_the_paper():
+    with torch.device("meta"):
+        network = UNet(**CIFAR10)
+    assert sum(p.numel() for p in network.parameters()) == 35_746_307
+    assert len(network.state_dict()) == 328
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        CIFAR10,
+        TINY | {"out_channels": 6, "channel_mult": [1, 2, 3], "blocks_per_level": 2, "attention_levels": [0, 2]},
+        TINY | {"class_conditional": True, "channels": 48, "channel_mult": [1, 2], "attention_levels": []},
+        TINY | {"channels": 8, "channel_mult": [2, 3]},
+    ],
+    ids=["cifar10", "learned_variance", "class_conditional", "first_level_wider"],
+)
+@torch.no_grad()
+def test_diffusers_loads_the_weights_and_agrees(settings):
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    network = awake(UNet(**settings))
+    reference = diffusers.UNet2DModel(**network.diffusers_config()).eval()
+    reference.load_state_dict(network.state_dict())
+    x, labels = torch.randn(2, 3, 32, 32), torch.tensor([3, network.null_label])
+    for t in (3.0, 777.0):
+        time = torch.full((2,), t)
+        expected = reference(x, time, class_labels=labels if network.class_conditional else None).sample
+        output = network(x, time, {"labels": labels})
+        assert expected.std() > 0.1
+        torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_output_is_zero_before_training():
+    assert not unet()(torch.randn(2, 3, 16, 16), torch.tensor([0.0, 999.0]), None).any()
+
+
+@pytest.mark.parametrize("size", [(28, 28), (32, 16), (8, 8)])
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_any_size_that_can_be_halved_works(size, patch_size):
+    network = awake(unet(patch_size=patch_size, out_channels=6))
+    network.check_input((3, *size))
+    output = network(torch.randn(2, 3, *size), torch.tensor([1.0, 2.5]), None)
+    assert output.shape == (2, 6, *size) and output.isfinite().all()
+
+
+def test_size_that_cannot_be_halved_is_refused():
+    network = unet(channel_mult=[1, 2, 2, 2], attention_levels=[])
+    with pytest.raises(ValueError, match=r"28x28 .* divisible by 8; set dataset.image_size=32"):
+        network.check_input((3, 28, 28))
+
+
+@torch.no_grad()
+def test_every_image_of_a_batch_is_told_its_own_time_and_class():
+    network = awake(unet(class_conditional=True))
+    x, time, labels = torch.randn(3, 3, 8, 8), torch.tensor([1.0, 500.0, 1.0]), torch.tensor([0, 1, 2])
+    together = network(x, time, {"labels": labels})
+    for i in range(3):
+        alone = network(x[i : i + 1], time[i : i + 1], {"labels": labels[i : i + 1]})
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(together, network(x, time, {"labels": labels.flip(0)}), atol=1e-3)
+    assert not torch.allclose(together, network(x, time + 100, {"labels": labels}), atol=1e-3)
+
+
+@torch.no_grad()
+def test_no_condition_is_the_null_label_and_an_embedding_stands_in_for_labels():
+    network = awake(unet(class_conditional=True))
+    x, time, labels = torch.randn(2, 3, 8, 8), torch.rand(2), torch.tensor([4, 5])
+    null = network(x, time, {"labels": torch.full((2,), network.null_label)})
+    torch.testing.assert_close(network(x, time, None), null)
+    torch.testing.assert_close(network(x, time, {}), null)
+    embedding = network.embed_labels(labels)
+    assert embedding.shape == (2, 64)
+    torch.testing.assert_close(
+        network(x, time, {"embedding": embedding, "labels": labels * 0}), network(x, time, {"labels": labels})
+    )
+
+
+@torch.no_grad()
+def test_unconditional_network_ignores_labels():
+    network = awake(unet(num_classes=None))
+    x, time = torch.randn(2, 3, 8, 8), torch.rand(2)
+    torch.testing.assert_close(network(x, time, {"labels": torch.tensor([1, 2])}), network(x, time, None))
+
+
+def test_bf16_autocast_trains():
+    network = awake(unet(class_conditional=True)).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(torch.randn(2, 3, 8, 8), torch.rand(2), {"labels": torch.tensor([1, 10])})
+    output.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_groups_divide_every_width_and_hold_four_channels():
+    assert norm_groups([128, 256]) == 32
+    assert norm_groups([48, 96]) == 12
+    assert norm_groups([24, 72]) == 6
+    assert norm_groups([6]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention_levels": [2]}, r"model.attention_levels must lie in 0..1 .* got \[2\]"),
+        ({"channel_mult": []}, "model.channel_mult .* got"),
+        ({"channel_mult": [1, 0]}, "model.channel_mult .* got"),
+        ({"dropout": 1.0}, r"model.dropout must lie in \[0, 1\), got 1.0"),
+        ({"channels": 15}, "model.channels must be even"),
+        ({"blocks_per_level": 0}, "model.blocks_per_level"),
+        ({"patch_size": 0}, "model.patch_size"),
+        ({"class_conditional": True, "num_classes": None}, "model.class_conditional=true .* num_classes=None"),
+    ],
+)
+def test_settings_that_make_no_network_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        unet(**changes)
