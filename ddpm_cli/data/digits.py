@@ -22,11 +22,11 @@ def digits(*, split: str, channels: int, image_size: int, num_classes: int | Non
     labels = torch.from_numpy(classes.astype(np.int64))
     in_test = torch.arange(len(images)) % 6 == 5
     chosen = {"train": ~in_test, "test": in_test, "all": torch.ones_like(in_test)}[split]
-    settings = dict(name="digits", split=split, channels=channels, image_size=image_size, labelled=labelled)
+    settings = {"split": split, "channels": channels, "image_size": image_size, "labelled": labelled}
     return Store(
         items=fit(images[chosen], channels, image_size),
         labels=labels[chosen] if labelled else None,
         class_names=tuple("0123456789") if labelled else (),
         name=f"digits-{split}",
-        fingerprint=fingerprint(settings),
+        fingerprint=fingerprint({"set": "digits", **settings}),
     )

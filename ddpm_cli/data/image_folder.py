@@ -31,7 +31,7 @@ def image_folder(
     cache_dir = source / ".prepared" if cache is None else folder("dataset.cache", cache)
     files, classes = list_images(source, ignore=cache_dir)
     labelled = check_num_classes(num_classes, len(classes), what=str(source))
-    settings = dict(channels=channels, image_size=image_size, labelled=labelled, on_error=on_error)
+    settings = {"channels": channels, "image_size": image_size, "labelled": labelled, "on_error": on_error}
     return prepare(
         cache_dir,
         {"set": "image_folder", "files": _hash(files), **settings},

@@ -10,8 +10,9 @@ from ddpm_cli.errors import UserError
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = frozenset(
-    ".png .apng .jpg .jpeg .jpe .jfif .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif".split()
+EXTENSIONS = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif"),
 )
 _SPLITS = {"train", "training", "test", "val", "valid", "validation"}
 
@@ -42,7 +43,7 @@ def class_folders(root: Path, ignore: Path | None = None) -> tuple[str, ...]:
             "move the loose images into a sub-folder, or set dataset.root to a folder with only one kind"
         )
     if not loose and not folders:
-        raise UserError(f"dataset.root: no image files in {root} ({' '.join(sorted(EXTENSIONS))})")
+        raise UserError(f"dataset.root: no image files in {root} ({' '.join(EXTENSIONS)})")
     if folders and empty:
         raise UserError(f"dataset.root: the class folder {root / empty[0]} holds no images; remove it, or fill it")
     if _SPLITS.issuperset(name.lower() for name in folders) and folders:
@@ -68,7 +69,8 @@ def list_images(root: Path, ignore: Path | None = None) -> tuple[list[ImageFile]
 def _top_level(root: Path, ignore: Path | None) -> tuple[str | None, list[str]]:
     """A loose image, if there is one, and the names of the sub-folders, sorted."""
     if not root.is_dir():
-        raise UserError(f"dataset.root: {root} is {'no folder' if root.exists() else 'missing'}; give a folder of images")
+        trouble = "is no folder" if root.exists() else "does not exist"
+        raise UserError(f"dataset.root: {root} {trouble}; set dataset.root=PATH to a folder of images")
     entries = _entries(root)
     folders = sorted(entry.name for entry in entries if entry.is_dir() and not _same(entry, ignore))
     return min((entry.name for entry in entries if _is_image(entry)), default=None), folders

@@ -1,4 +1,4 @@
-"""Work on many small pieces, in order, on all cores of this process: threads, so no child can hang, leak or be killed."""
+"""Work on many small pieces, in order, on all cores: by threads, so that no child process can be killed or stay."""
 
 import os
 import time
