@@ -5,7 +5,6 @@ up by these few lines, never by hydra.utils.instantiate, and only inside the gro
 config.check_target).
 """
 
-import importlib
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ import torch
 from torch import nn
 
 from ddpm_cli import checkpoint
-from ddpm_cli.config import check_target
 from ddpm_cli.data.batches import Batches
 from ddpm_cli.data.listing import count_classes
 from ddpm_cli.data.store import Store
 from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.errors import UserError
+from ddpm_cli.targets import load_target
 from ddpm_cli.training.draws import Draws
 from ddpm_cli.training.ema import EMA
 from ddpm_cli.training.state import TrainState
@@ -39,12 +38,7 @@ def make(group: str, node: Config, trust: list[str], **joined: Any) -> Any:
     target = node.get("_target_")
     if not isinstance(target, str):
         raise UserError(f"{group}._target_ is missing: name the class or function that {group} is made of")
-    check_target(group, target, trust)
-    module, _, name = target.rpartition(".")
-    try:
-        factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{group}._target_={target} is not there: {error}") from error
+    factory = load_target(group, target, trust)
     knobs = {k: v for k, v in node.items() if k != "_target_" and k not in _JOINED.get(group, ())}
     try:
         inspect.signature(factory).bind(**knobs, **joined)
@@ -56,6 +50,11 @@ def make(group: str, node: Config, trust: list[str], **joined: Any) -> Any:
         raise
     except ValueError as error:
         raise UserError(str(error) if str(error).startswith(group) else f"{group}: {error}") from error
+
+
+def name_of(node: Config) -> str:
+    """The class or function a group's node names, without its module."""
+    return str(node["_target_"]).rpartition(".")[2]
 
 
 def with_facts(cfg: Config) -> Config:
@@ -117,10 +116,10 @@ def build_data(cfg: Config) -> Store:
 
 def build_optimizer(cfg: Config, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimiser, fused into one kernel where it can be."""
-    target = cfg["optimizer"]["_target_"]
-    factory = getattr(importlib.import_module(target.rpartition(".")[0]), target.rpartition(".")[2], None)
-    fused = {"fused": True} if factory and "fused" in inspect.signature(factory).parameters else {}
-    return make("optimizer", cfg["optimizer"], cfg.get("trust", []), params=parameters, **fused)
+    trust = cfg.get("trust", [])
+    factory = load_target("optimizer", cfg["optimizer"]["_target_"], trust)
+    fused = {"fused": True} if "fused" in inspect.signature(factory).parameters else {}
+    return make("optimizer", cfg["optimizer"], trust, params=parameters, **fused)
 
 
 def build_state(

@@ -8,7 +8,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_cli import build, runtime
-from ddpm_cli.config import target_name
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,14 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
     machine, training, optimizer = choose_machine(cfg, flops), cfg["training"], cfg["optimizer"]
     groups = ("dataset", "schedule", "model", "prediction", "variance", "weighting", "timesteps", "loss", "sampler")
     return {
-        **{group: target_name(cfg[group]) for group in groups},
+        **{group: build.name_of(cfg[group]) for group in groups},
         "num_timesteps": denoiser.schedule.num_timesteps,
         "item_shape": "x".join(map(str, shape)),
         "classes": cfg["dataset"]["num_classes"] if build.null_label(denoiser.network) is not None else "unconditional",
         "flip": cfg["dataset"].get("flip", False),
         "parameters": sum(p.numel() for p in denoiser.network.parameters()),
         "flops_per_image": flops,
-        "optimizer": target_name(optimizer),
+        "optimizer": build.name_of(optimizer),
         "lr": optimizer["lr"],
         "warmup_steps": optimizer["warmup_steps"],
         "lr_decay": optimizer["decay"],

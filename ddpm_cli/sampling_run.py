@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ddpm_cli import __version__, build, pictures, plan
-from ddpm_cli.config import Context, target_name
+from ddpm_cli.config import Context
 from ddpm_cli.data.store import to_file
 from ddpm_cli.diffusion.denoiser import Cond, Denoise, clipped, guided
 from ddpm_cli.diffusion.samplers import SamplerStep
@@ -155,8 +155,8 @@ def _record(out: Path, cfg: dict[str, Any], path: Path, artist: Artist) -> None:
         "step": artist.trained.step,
         "seed": cfg["seed"],
         "num_images": cfg["num_images"],
-        "sampler": {"name": target_name(cfg["sampler"]), **_knobs(cfg["sampler"])},
-        "variance": target_name(artist.trained.config["variance"]),
+        "sampler": {"name": build.name_of(cfg["sampler"]), **_knobs(cfg["sampler"])},
+        "variance": build.name_of(artist.trained.config["variance"]),
         "clip": cfg["clip"],
         "labels": cfg["labels"],
         "guidance": cfg["guidance"],

@@ -15,7 +15,8 @@ from ddpm_cli import __version__, build, checkpoint, plan, resume
 from ddpm_cli.config import Context
 from ddpm_cli.pictures import save_png
 from ddpm_cli.preview import Preview, grid_of, strip_of
-from ddpm_cli.run_dir import RunDir, find_checkpoint, resume_path, write_summary
+from ddpm_cli.run_dir import find_checkpoint, resume_point
+from ddpm_cli.run_files import RunDir, write_summary
 from ddpm_cli.runtime import PRECISIONS, Signals
 from ddpm_cli.training.journal import Journal
 from ddpm_cli.training.loop import Cadence, train
@@ -30,7 +31,7 @@ def run_training(cfg: dict[str, Any], context: Context) -> float:
         for key, value in plan.describe(build.with_facts(cfg)).items():
             print(f"{key}: {value}")
         return math.nan
-    started_from = resume_path(cfg["resume"], context.run_dir)
+    started_from = resume_point(cfg["resume"], cfg["run_dir"])
     content = None
     if started_from is not None:
         content = checkpoint.load(started_from)

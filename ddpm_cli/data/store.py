@@ -57,6 +57,7 @@ class Store:
             return items.float().sub_(127.5).mul_(1 / 127.5)
         return items.float()
 
-    def to_file(self, x: Tensor) -> Tensor:
-        """The model's numbers, [-1, 1] where they are good -> uint8, rounded and clamped."""
-        return ((x.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+def to_file(x: Tensor) -> Tensor:
+    """The model's numbers, [-1, 1] where they are good -> uint8, rounded and clamped."""
+    return ((x.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
