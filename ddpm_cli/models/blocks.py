@@ -1,6 +1,5 @@
-"""The bricks of the U-Nets: residual block, self-attention, down- and upsampling, and the levels made of them."""
+"""The bricks of the U-Nets: residual block, self-attention, down- and upsampling; named as in diffusers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +31,13 @@ class BlockOptions:
     groups: int  # of GroupNorm
     dropout: float
     head_channels: int | None = None  # None: one head
-    scale_shift_norm: bool = False  # the embedding scales and shifts norm2's output (ADM) instead of being added before
+    scale_shift_norm: bool = (
+        False  # the embedding scales and shifts norm2's output (iDDPM) instead of being added before
+    )
+    skip_scale: float = 1.0  # of the sum of a block's input and output; the root of 1/2 keeps its variance (DDPM++)
+    resample_shortcut: bool = False  # a block that resamples has a 1x1 convolution on its shortcut (DDPM++)
+    last_gain: float = 0.0  # initial gain of the last layer of a block, so that it starts as (nearly) nothing
+    attention_gain: float = 1.0  # initial gain of the query, key and value layers
 
     def norm(self, channels: int) -> nn.GroupNorm:
         return nn.GroupNorm(self.groups, channels, eps=1e-6)
@@ -41,18 +46,20 @@ class BlockOptions:
 class ResnetBlock(nn.Module):
     """norm, SiLU, conv, + embedding, norm, SiLU, dropout, conv, + input (DDPM, appendix B).
 
-    With `resample` ("down" or "up") it halves or doubles the image as well (ADM, Section 3)."""
+    With `resample` ("down" or "up") it halves or doubles the image as well (Song et al. 2021, ADM)."""
 
     def __init__(self, in_channels: int, out_channels: int, options: BlockOptions, resample: str | None = None) -> None:
         super().__init__()
         self.dropout, self.scale_shift_norm = options.dropout, options.scale_shift_norm
+        self.skip_scale = options.skip_scale
         self.resample = {None: None, "down": halve, "up": double}[resample]
         self.norm1 = options.norm(in_channels)
         self.conv1 = conv(in_channels, out_channels)
         self.time_emb_proj = linear(options.emb_channels, out_channels * (2 if options.scale_shift_norm else 1))
         self.norm2 = options.norm(out_channels)
-        self.conv2 = conv(out_channels, out_channels, gain=0.0)
-        self.conv_shortcut = conv(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.conv2 = conv(out_channels, out_channels, gain=options.last_gain)
+        shortcut = in_channels != out_channels or (resample is not None and options.resample_shortcut)
+        self.conv_shortcut = conv(in_channels, out_channels, 1) if shortcut else None
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x: (B, C, H, W); emb: (B, E), already through SiLU, which all blocks share."""
@@ -67,7 +74,7 @@ class ResnetBlock(nn.Module):
         else:
             h = self.norm2(h + emb)
         h = self.conv2(F.dropout(F.silu(h), self.dropout, self.training))
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        return scaled(h + (x if self.conv_shortcut is None else self.conv_shortcut(x)), self.skip_scale)
 
 
 class Attention(nn.Module):
@@ -76,9 +83,10 @@ class Attention(nn.Module):
     def __init__(self, channels: int, options: BlockOptions) -> None:
         super().__init__()
         self.heads = channels // (options.head_channels or channels)
+        self.skip_scale = options.skip_scale
         self.group_norm = options.norm(channels)
-        self.to_q, self.to_k, self.to_v = (linear(channels, channels) for _ in range(3))
-        self.to_out = nn.ModuleList([linear(channels, channels, gain=0.0)])
+        self.to_q, self.to_k, self.to_v = (linear(channels, channels, options.attention_gain) for _ in range(3))
+        self.to_out = nn.ModuleList([linear(channels, channels, options.last_gain)])
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C, H, W)."""
@@ -88,7 +96,11 @@ class Attention(nn.Module):
             for project in (self.to_q, self.to_k, self.to_v)
         )
         out = self.to_out[0](attend(q, k, v).transpose(1, 2).flatten(2))  # (B, N, C)
-        return x + out.transpose(1, 2).unflatten(2, x.shape[2:])
+        return scaled(x + out.transpose(1, 2).unflatten(2, x.shape[2:]), self.skip_scale)
+
+
+def scaled(x: Tensor, scale: float) -> Tensor:
+    return x if scale == 1 else x * scale
 
 
 def halve(x: Tensor) -> Tensor:
@@ -140,52 +152,3 @@ def folding_pays(x: Tensor) -> bool:
     """Whether the transposed convolution is the faster one: in fp32 on CPU from 8x8 up (16x16: x1.9; in bf16 x0.7)."""
     low_precision = x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
     return x.device.type == "cpu" and not low_precision and x.shape[2] * x.shape[3] >= 64
-
-
-class DownBlock(nn.Module):
-    """One level on the way down; every output is kept for the way up."""
-
-    def __init__(self, resnets: Sequence[nn.Module], attentions: Sequence[nn.Module], down: nn.Module | None) -> None:
-        super().__init__()
-        self.resnets, self.attentions = nn.ModuleList(resnets), nn.ModuleList(attentions)
-        self.downsamplers = nn.ModuleList([] if down is None else [down])
-
-    def forward(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """x: (B, C, H, W) -> the output of each residual block and of the downsampling, in order."""
-        outputs = []
-        for i, resnet in enumerate(self.resnets):
-            x = resnet(x, emb)
-            x = self.attentions[i](x) if self.attentions else x
-            outputs.append(x)
-        outputs.extend(down(x, emb) for down in self.downsamplers)
-        return outputs
-
-
-class MidBlock(nn.Module):
-    """The lowest level: residual block, attention, residual block."""
-
-    def __init__(self, channels: int, options: BlockOptions) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList([ResnetBlock(channels, channels, options) for _ in range(2)])
-        self.attentions = nn.ModuleList([Attention(channels, options)])
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return self.resnets[1](self.attentions[0](self.resnets[0](x, emb)), emb)
-
-
-class UpBlock(nn.Module):
-    """One level on the way up; each residual block takes one of the outputs kept on the way down."""
-
-    def __init__(self, resnets: Sequence[nn.Module], attentions: Sequence[nn.Module], up: nn.Module | None) -> None:
-        super().__init__()
-        self.resnets, self.attentions = nn.ModuleList(resnets), nn.ModuleList(attentions)
-        self.upsamplers = nn.ModuleList([] if up is None else [up])
-
-    def forward(self, x: Tensor, emb: Tensor, kept: list[Tensor]) -> Tensor:
-        """x: (B, C, H, W); takes the last of `kept` off for each residual block."""
-        for i, resnet in enumerate(self.resnets):
-            x = resnet(torch.cat([x, kept.pop()], dim=1), emb)
-            x = self.attentions[i](x) if self.attentions else x
-        for up in self.upsamplers:
-            x = up(x, emb)
-        return x

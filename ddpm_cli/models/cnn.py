@@ -23,12 +23,7 @@ class CNN(Conditional):
         class_conditional: bool,
         channels: Sequence[int],
     ) -> None:
-        super().__init__(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            num_classes=num_classes,
-            class_conditional=class_conditional,
-        )
+        super().__init__(in_channels, out_channels, num_classes=num_classes, class_conditional=class_conditional)
         if not channels or any(width < 4 or width % 2 for width in channels):
             raise ValueError(
                 f"model.channels must hold one even width >= 4 for each halving, got {list(channels)}; e.g. [64,128]"

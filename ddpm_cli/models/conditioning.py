@@ -61,7 +61,7 @@ class Conditional(nn.Module):
     augment_dim = 0  # augmentation labels it takes
 
     def __init__(
-        self, *, in_channels: int, out_channels: int, num_classes: int | None, class_conditional: bool
+        self, in_channels: int, out_channels: int, *, num_classes: int | None, class_conditional: bool
     ) -> None:
         super().__init__()
         if class_conditional and not num_classes:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddpm_cli.models.unet import UNet, norm_groups
+from ddpm_cli.models.unet import UNet
 
 TINY = {
     "in_channels": 3,
@@ -128,10 +128,8 @@ def test_bf16_autocast_trains():
 
 
 def test_groups_divide_every_width_and_hold_four_channels():
-    assert norm_groups([128, 256]) == 32
-    assert norm_groups([48, 96]) == 12
-    assert norm_groups([24, 72]) == 6
-    assert norm_groups([6]) == 1
+    for channels, groups in ((128, 32), (96, 24), (48, 12), (24, 6), (6, 1)):
+        assert unet(channels=channels).plan.groups == groups
 
 
 @pytest.mark.parametrize(
