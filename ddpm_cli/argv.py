@@ -1,0 +1,38 @@
+"""The command line before Hydra reads it: paths get the quotes its grammar wants, ranks beside the first keep quiet."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+_PATH_KEY = re.compile(r"(\+{0,2}(?:ckpt|resume|run_dir|out_dir|init|[\w.]+\.(?:root|cache)))=(.+)", re.DOTALL)
+
+
+def with_quoted_paths(argv: Sequence[str], *, sweep: bool = False) -> list[str]:
+    """`ckpt=a=b.pt` as `ckpt='a=b.pt'`; null, quoted values and interpolations as they are, lists of a sweep too."""
+    return [_quoted(argument, sweep) for argument in argv]
+
+
+def _quoted(argument: str, sweep: bool) -> str:
+    match = _PATH_KEY.fullmatch(argument)
+    if match is None:
+        return argument
+    key, value = match.groups()
+    several = sweep and ("," in value or re.match(r"(choice|sort|shuffle|glob)\(", value))
+    if value == "null" or value[0] in "'\"" or "${" in value or several:
+        return argument
+    # In Hydra's quotes a backslash is itself unless a quote follows, so those before a quote or the end are doubled.
+    value = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"{key}='{value}'"
+
+
+def rank_of(environ: Mapping[str, str]) -> int:
+    """This process's rank among those that a launcher (torchrun, srun) started with the same command line."""
+    rank = environ.get("RANK") or environ.get("SLURM_PROCID") or "0"
+    return int(rank) if rank.isdecimal() else 0
+
+
+def quiet_rank(overrides: Sequence[str]) -> list[str]:
+    """The overrides for a rank beside the first: one folder and one log are enough."""
+    dropped = ("hydra.run.dir=", "hydra.output_subdir=", "hydra/job_logging=", "hydra/hydra_logging=")
+    kept = [override for override in overrides if not override.startswith(dropped)]
+    no_log = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
+    return [*kept, *no_log, "hydra.output_subdir=null", "hydra.run.dir=."]

@@ -1,0 +1,205 @@
+"""What values the knobs may take: one table, keyed by the dotted key, known without torch."""
+
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a knob must be, in words, and a function that returns the accepted value or raises ValueError."""
+
+    text: str
+    accept: Callable[[Any], Any]
+    nullable: bool = False
+    example: str = "VALUE"
+
+    def __call__(self, value: Any) -> Any:
+        return None if value is None and self.nullable else self.accept(value)
+
+
+def _refuse() -> Any:
+    raise ValueError
+
+
+def nullable(rule: Rule) -> Rule:
+    return replace(rule, nullable=True, text=f"{rule.text} or null")
+
+
+def whole(low: int, high: int) -> Rule:
+    """A whole number; 1e5 is one, and comes out as 100000."""
+
+    def accept(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            _refuse()
+        return int(value) if value == int(value) and low <= value <= high else _refuse()
+
+    bounds = f"from {low} to {high}" if high < 2**62 else f"of at least {low}"
+    return Rule(f"a whole number {bounds}", accept)
+
+
+def real(text: str = "a finite number", test: Callable[[float], bool] = lambda value: True) -> Rule:
+    """A finite number that passes the test; a whole number is one, and comes out as a float."""
+
+    def accept(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            _refuse()
+        return float(value) if test(value) else _refuse()
+
+    return Rule(text, accept)
+
+
+def one_of(*choices: Any) -> Rule:
+    names = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices]
+
+    def accept(value: Any) -> Any:
+        matches = [choice for choice in choices if type(choice) is type(value) and choice == value]
+        return matches[0] if matches else _refuse()
+
+    return Rule(f"one of {', '.join(names)}", accept)
+
+
+def matching(text: str, pattern: str) -> Rule:
+    return Rule(text, lambda value: value if isinstance(value, str) and re.fullmatch(pattern, value) else _refuse())
+
+
+def either(*rules: Rule) -> Rule:
+    def accept(value: Any) -> Any:
+        for rule in rules:
+            try:
+                return rule(value)
+            except ValueError:
+                continue
+        return _refuse()
+
+    return Rule(" or ".join(rule.text for rule in rules), accept)
+
+
+def list_of(rule: Rule, length: int | None = None, least: int = 0) -> Rule:
+    def accept(value: Any) -> list[Any]:
+        if not isinstance(value, list) or len(value) < least or length not in (None, len(value)):
+            _refuse()
+        return [rule(item) for item in value]
+
+    return Rule(f"a list of {length or 'values'}, each {rule.text}", accept)
+
+
+FLAG = one_of(True, False)
+FINITE = real()
+ANY_WHOLE = whole(-(2**63), 2**63 - 1)
+TEXT = Rule("text", lambda value: value if isinstance(value, str) and "\0" not in value else _refuse())
+COUNT = whole(1, 10**9)
+COUNT_OR_NEVER = whole(0, 10**9)
+SEED = whole(0, 2**63 - 1)
+WIDTH = whole(1, 65536)
+POSITIVE = real("a finite number above 0", lambda value: value > 0)
+NOT_NEGATIVE = real("a finite number of at least 0", lambda value: value >= 0)
+FRACTION = real("a number from 0 to 1", lambda value: 0 <= value <= 1)
+BELOW_ONE = real("a number of at least 0 and below 1", lambda value: 0 <= value < 1)
+INSIDE = real("a number above 0 and below 1", lambda value: 0 < value < 1)
+PATH = Rule(
+    "a path",
+    lambda value: os.path.expanduser(value) if isinstance(value, str) and value and "\0" not in value else _refuse(),
+    example="PATH",
+)
+PACKAGE = matching("the name of a package", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+LABEL = whole(0, 10**6)
+DEVICE = replace(matching("one of auto, cpu, cuda, cuda:N, mps", r"auto|cpu|cuda(:\d{1,3})?|mps"), example="cpu")
+
+# The first match counts. Nullable knobs are those whose default is null.
+TABLE: dict[str, Rule] = {
+    "seed": SEED,
+    "device": DEVICE,
+    "devices": either(one_of("auto"), whole(1, 1024)),
+    "precision": one_of("auto", "fp32", "bf16", "fp16"),
+    "compile": one_of("auto", True, False),
+    "run_dir": PATH,
+    "out_dir": PATH,
+    "resume": PATH,
+    "init": PATH,
+    "ckpt": PATH,
+    "trust": list_of(PACKAGE),
+    "training.num_steps": COUNT,
+    "training.batch_size": whole(1, 2**20),
+    "training.micro_batch_size": whole(1, 2**20),
+    "training.stop_at": COUNT,
+    "training.log_every": COUNT,
+    "training.sample_every": COUNT_OR_NEVER,
+    "training.num_samples": whole(1, 10**6),
+    "training.checkpoint_every": COUNT,
+    "training.keep_checkpoints": COUNT,
+    "training.max_grad_norm": POSITIVE,
+    "training.label_dropout": FRACTION,
+    "dataset.root": PATH,
+    "dataset.cache": PATH,
+    "dataset.split": one_of("train", "test", "all"),
+    "dataset.channels": whole(1, 1024),
+    "dataset.image_size": whole(1, 16384),
+    "dataset.num_classes": LABEL,
+    "dataset.num_images": COUNT,
+    "dataset.seed": SEED,
+    "model.in_channels": whole(1, 1024),
+    "model.num_classes": LABEL,
+    "model.channels": either(WIDTH, list_of(WIDTH, least=1)),
+    "model.channel_mult": list_of(whole(1, 1024), least=1),
+    "model.blocks_per_level": whole(1, 1024),
+    "model.attention_levels": list_of(whole(0, 63)),
+    "model.dropout": BELOW_ONE,
+    "schedule.num_timesteps": whole(1, 10**6),
+    "schedule.beta_start": INSIDE,
+    "schedule.beta_end": INSIDE,
+    "schedule.s": NOT_NEGATIVE,
+    "schedule.max_beta": real("a number above 0 and at most 1", lambda value: 0 < value <= 1),
+    "optimizer.lr": POSITIVE,
+    "optimizer.betas": list_of(BELOW_ONE, length=2),
+    "optimizer.eps": POSITIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.momentum": BELOW_ONE,
+    "optimizer.warmup_steps": COUNT_OR_NEVER,
+    "optimizer.decay": one_of("none", "linear", "cosine"),
+    "ema.decay": BELOW_ONE,
+    "loss.bound_weight": NOT_NEGATIVE,
+    "weighting.gamma": POSITIVE,
+    "sampler.num_steps": nullable(whole(1, 10**6)),
+    "sampler.spacing": one_of("leading", "trailing", "linspace"),
+    "sampler.eta": FRACTION,
+    "num_images": whole(1, 10**7),
+    "batch_size": whole(1, 2**20),
+    "labels": either(one_of("none", "each"), LABEL, list_of(LABEL, least=1)),
+    "guidance.scale": NOT_NEGATIVE,
+    "weights": one_of("ema", "raw"),
+    "*.root": PATH,
+    "*.cache": PATH,
+}
+
+
+def rule_for(key: str, default: Any, *, by_table: bool = True) -> Rule:
+    """The rule for a knob: the table's, or what its default's type implies; null is allowed where it is the default."""
+    rule = next((rule for pattern, rule in TABLE.items() if fnmatchcase(key, pattern)), None) if by_table else None
+    rule = rule or _rule_of_type(default)
+    return nullable(rule) if default is None and not rule.nullable else rule
+
+
+def _rule_of_type(default: Any) -> Rule:
+    for kind, rule in ((bool, FLAG), (int, ANY_WHOLE), (float, FINITE), (str, TEXT)):
+        if isinstance(default, kind):
+            return rule
+    if isinstance(default, list):
+        kinds = {type(item) for item in default}
+        return list_of(_rule_of_type(default[0]) if len(kinds) == 1 else ANYTHING)
+    return ANYTHING
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return _refuse() if isinstance(value, float) and not math.isfinite(value) else value
+
+
+ANYTHING = Rule("a finite value", _finite)

@@ -1,0 +1,110 @@
+"""Where a run keeps its files, and how a run or a checkpoint is found again (no torch is needed for that)."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ddpm_cli.errors import UserError
+
+OUTPUTS = "outputs"
+_STEP = re.compile(r"step_(\d+)\.pt$")
+_NOT_RUNS = {"samples", "checkpoints", "tensorboard", ".hydra", ".submitit"}
+
+
+def checkpoints(run_dir: Path | str) -> list[Path]:
+    """The run's checkpoint files, the furthest step first; `best.pt` and others come last."""
+    files = Path(run_dir).joinpath("checkpoints").glob("*.pt")
+    return sorted((file for file in files if file.is_file()), key=_order, reverse=True)
+
+
+def _order(file: Path) -> tuple[int, float]:
+    # The step in the name outlives a copy of the folder; the time of modification does not.
+    match = _STEP.search(file.name)
+    return (int(match[1]) if match else -1, _mtime(file))
+
+
+def _mtime(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:  # removed by the run's own retention in this moment
+        return 0.0
+
+
+def latest_checkpoint(run_dir: Path | str) -> Path | None:
+    """The checkpoint a run would go on from, or None if it has none."""
+    return next(iter(checkpoints(run_dir)), None)
+
+
+def runs(root: Path | str) -> Iterator[Path]:
+    """Folders at or below `root` that hold checkpoints; folders of samples are passed over."""
+    for folder, names, _ in os.walk(root):
+        if "checkpoints" in names:
+            yield Path(folder)
+        names[:] = [name for name in names if name not in _NOT_RUNS]
+
+
+def latest_run(root: Path | str = OUTPUTS) -> Path | None:
+    """The run at or below `root` whose newest checkpoint was written last."""
+    written = [(max(map(_mtime, files)), run) for run in runs(root) if (files := checkpoints(run))]
+    return max(written)[1] if written else None
+
+
+def run_of(checkpoint: Path | str) -> Path | None:
+    """The run folder a checkpoint file belongs to; None for a file that was copied elsewhere."""
+    folder = Path(checkpoint).parent
+    return folder.parent if folder.name == "checkpoints" else None
+
+
+def find_checkpoint(spec: str | Path, root: Path | str = OUTPUTS, *, key: str = "ckpt") -> Path:
+    """The checkpoint file that `latest`, a run folder or a file names; `key` is what the user typed it for."""
+    if str(spec) == "latest":
+        run = latest_run(root)
+        if run is None:
+            raise UserError(f"{key}=latest: no checkpoint below {root}/; train first, or name a run folder or a file")
+        return checkpoints(run)[0]
+    path = Path(spec).expanduser()
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise UserError(f"{key}={spec}: no such file or run folder; `{key}=latest` takes the newest below {root}/")
+    run = path.parent if path.name == "checkpoints" else path
+    found = latest_checkpoint(run)
+    if found is None:
+        raise UserError(f"{key}={spec}: no checkpoint in {run / 'checkpoints'}{_inner_runs(path, key)}")
+    return found
+
+
+def _inner_runs(path: Path, key: str) -> str:
+    inner = sorted(run for run in runs(path) if checkpoints(run))[:3]
+    return "; it holds runs, name one: " + ", ".join(f"{key}={run}" for run in inner) if inner else ""
+
+
+def resume_point(resume: str | None, run_dir: str | Path | None, root: Path | str = OUTPUTS) -> Path | None:
+    """The checkpoint to go on from, None to start afresh.
+
+    `auto` goes on if `run_dir` holds a run and else starts; `latest` looks in `run_dir` if that is given.
+    """
+    if resume is None:
+        return None
+    folder = Path(run_dir).expanduser() if run_dir is not None else None
+    if resume == "auto":
+        return latest_checkpoint(folder) if folder is not None else None
+    if resume == "latest" and folder is not None:
+        return find_checkpoint(folder, key="run_dir")
+    found = find_checkpoint(resume, root, key="resume")
+    home = run_of(found)
+    if folder is not None and home is not None and folder.resolve() != home.resolve():
+        raise UserError(f"run_dir={run_dir}: resume={resume} goes on in {home}; leave run_dir out, or use init={found}")
+    return found
+
+
+def run_folder(run_dir: str | None, resume: str | None, stamp: str, root: str = OUTPUTS) -> str:
+    """The run folder that `run_dir` and `resume` name together, `outputs/STAMP` if they name none; never raises."""
+    fresh = os.path.expanduser(str(run_dir)) if run_dir else f"{root}/{stamp}"
+    try:
+        found = resume_point(resume, run_dir, root)
+        home = run_of(found) if found is not None else None
+    except Exception:  # what is wrong is told by the check of the command line; a resolver must not raise
+        return fresh
+    return str(home) if home is not None else fresh

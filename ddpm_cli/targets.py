@@ -1,0 +1,63 @@
+"""Which classes and functions a configuration may name as `_target_` (a configuration may come from a stranger)."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ddpm_cli.errors import UserError
+
+# Each group's own module; a `*` stands for the modules of a package.
+GROUP_MODULES = {
+    "dataset": "ddpm_cli.data.*",
+    "model": "ddpm_cli.models.*",
+    "optimizer": "torch.optim",
+    "schedule": "ddpm_cli.diffusion.schedule",
+    "prediction": "ddpm_cli.diffusion.prediction",
+    "variance": "ddpm_cli.diffusion.variance",
+    "weighting": "ddpm_cli.diffusion.weighting",
+    "timesteps": "ddpm_cli.diffusion.timesteps",
+    "loss": "ddpm_cli.diffusion.losses",
+    "sampler": "ddpm_cli.diffusion.samplers",
+}
+_NAME = re.compile(r"[A-Za-z]\w*")  # no leading underscore: nothing private, nothing magic
+
+
+def is_own(group: str, target: object) -> bool:
+    """Whether `target` names something in the group's own module."""
+    module = GROUP_MODULES.get(group, "").split(".")
+    parts = str(target).split(".")
+    return len(parts) == len(module) + 1 and all(
+        _NAME.fullmatch(part) and want in (part, "*") for part, want in zip(parts, [*module, "*"], strict=True)
+    )
+
+
+def check_target(group: str, target: object, trust: Sequence[str] = ()) -> None:
+    """Refuse a `_target_` outside the group's module, unless a package in `trust` holds it."""
+    if is_own(group, target):
+        return
+    if isinstance(target, str) and any(target.startswith(f"{package}.") for package in trust):
+        return
+    package = str(target).split(".")[0]
+    home = GROUP_MODULES.get(group, "this program").removesuffix(".*")
+    raise UserError(
+        f"{group}._target_={target} lies outside {home}, so it is not run\n"
+        f"if the code is yours: trust=[{package}]"
+    )
+
+
+def load_target(group: str, target: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
+    """The class or function that `target` names, imported and checked to be at home in the module that names it."""
+    check_target(group, target, trust)
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{group}._target_={target} cannot be imported: {error}") from error
+    # A module also holds what it imports: `ddpm_cli.data.digits.Path` must not pass for the group's own.
+    home = getattr(found, "__module__", None) or ""
+    package = module_name if group in GROUP_MODULES and is_own(group, target) else module_name.split(".")[0]
+    if not (inspect.isclass(found) or inspect.isfunction(found)) or f"{home}.".find(f"{package}.") != 0:
+        raise UserError(f"{group}._target_={target} is not a class or function defined in {package}")
+    return found
