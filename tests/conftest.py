@@ -1,9 +1,11 @@
-"""Shared by all tests: where reference data is, and one thread so that small tensors are not slowed by barriers."""
+"""Shared by all tests: where reference data is, and threads that sleep while they wait, as the commands have them."""
 
 import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
 
 ROOT = Path(__file__).resolve().parent.parent
 
