@@ -50,45 +50,64 @@ def remotes(dataset: Any, root: Path, split: str) -> list[Remote]:
 
 def open_set(dataset: Any, root: Path, split: str, download: bool) -> Any:
     """A torchvision data set, loaded; unpacked and downloaded first where it must and may be."""
-    which = {"split": split} if hasattr(dataset, "split_list") else {"train": split == "train"}
-    if hasattr(dataset, "mirrors"):
-        _check_unpacked(dataset, root, download)
-    with contextlib.suppress(RuntimeError):  # "not found or corrupted"
-        return dataset(str(root), download=False, **which)
+    found = _open(dataset, root, split)  # reads only, so no lock: what another run is unpacking counts as absent
+    if found is not None:
+        return found
     files = remotes(dataset, root, split)
     bad = [file for file in files if not file.is_good()]
     if bad and not download:
-        trouble = f"dataset.root: {_trouble(dataset, bad)}"
+        trouble = f"dataset.root: {_trouble(dataset, root, bad)}"
         raise UserError(f"{trouble}\n{_remedy(bad)}, or set dataset.download=true or dataset.root=PATH")
     try:
         with _fetching(root):
-            if bad:
-                log.info("downloading %s to %s", bad[0].url, root)
-            return dataset(str(root), download=True, **which)
+            return _fetch(dataset, root, split)
     except _FAILURES as error:
         bad = [file for file in files if not file.is_good()]
-        reason = _one_line(error)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         if not bad:
             raise WorldError(f"cannot unpack {files[0].path}: {reason}\nmake room, or set dataset.root=PATH") from error
         raise WorldError(
-            f"cannot download {dataset.__name__}: {reason}\n{_trouble(dataset, bad)}\n"
+            f"cannot download {dataset.__name__}: {reason}\n{_trouble(dataset, root, bad)}\n"
             f"{_remedy(bad)}, or set dataset.root=PATH"
         ) from error
 
 
-def _check_unpacked(dataset: Any, root: Path, download: bool) -> None:
-    """Find unpacked idx files that are cut short, as torchvision asks only whether they exist."""
-    for file in remotes(dataset, root, "train"):
-        path = file.path.with_suffix("")
-        if not path.is_file() or path.stat().st_size == _idx_size(path):
-            continue
-        if not download:
-            raise UserError(f"{path} is damaged ({path.stat().st_size} bytes)\ndelete it, or set dataset.download=true")
+def _open(dataset: Any, root: Path, split: str) -> Any:
+    """The set if it is unpacked and whole; else None."""
+    if _damaged(dataset, root):
+        return None
+    try:
+        return dataset(str(root), download=False, **_which(dataset, split))
+    except RuntimeError:  # "not found or corrupted"
+        return None
+    except OSError as error:
+        raise UserError(f"dataset.root: cannot read {error.filename or root} ({error.strerror})") from error
+
+
+def _fetch(dataset: Any, root: Path, split: str) -> Any:
+    """Download and unpack, under the lock; torchvision leaves out what is there and has the right checksum."""
+    found = _open(dataset, root, split)  # the run we waited for may have done it
+    if found is not None:
+        return found
+    for path in _damaged(dataset, root):
         log.warning("%s is damaged: it is unpacked again", path)
-        try:
-            path.unlink()
-        except OSError as error:
-            raise UserError(f"{path} is damaged and cannot be removed ({error.strerror}); delete it") from error
+        path.unlink()
+    missing = [file.url for file in remotes(dataset, root, split) if not file.is_good()]
+    if missing:
+        log.info("downloading %s to %s", ", ".join(missing), root)
+    return dataset(str(root), download=True, **_which(dataset, split))
+
+
+def _which(dataset: Any, split: str) -> dict[str, Any]:
+    return {"split": split} if hasattr(dataset, "split_list") else {"train": split == "train"}
+
+
+def _damaged(dataset: Any, root: Path) -> list[Path]:
+    """Unpacked files of the MNIST family that are cut short: torchvision asks only whether they exist."""
+    if not hasattr(dataset, "mirrors"):
+        return []
+    unpacked = [file.path.with_suffix("") for file in remotes(dataset, root, "train")]
+    return [path for path in unpacked if path.is_file() and path.stat().st_size != _idx_size(path)]
 
 
 def _idx_size(path: Path) -> int:
@@ -121,18 +140,15 @@ def _fetching(root: Path) -> Iterator[None]:
             socket.setdefaulttimeout(before)
 
 
-def _trouble(dataset: Any, bad: list[Remote]) -> str:
-    """Which files are wrong, and how."""
-    damaged = [file.path for file in bad if file.path.exists()]
-    if damaged:
-        return f"{damaged[0]} has a wrong checksum (cut short?)"
-    return f"{dataset.__name__} is not in {bad[0].path.parent}"
+def _trouble(dataset: Any, root: Path, bad: list[Remote]) -> str:
+    """Which file is wrong, and how."""
+    for file in bad:
+        if file.path.exists():
+            return f"{file.path} has a wrong checksum (cut short?)"
+    damaged = _damaged(dataset, root)
+    return f"{damaged[0]} is cut short" if damaged else f"{dataset.__name__} is not in {bad[0].path.parent}"
 
 
 def _remedy(bad: list[Remote]) -> str:
     names = ", ".join(file.path.name for file in bad)
     return f"put {names} (from {os.path.dirname(bad[0].url)}/) into {bad[0].path.parent.absolute()} and run again"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -27,9 +27,9 @@ class ImageFile:
     modified: int  # nanoseconds
 
 
-def count_classes(root: str | Path) -> int:
-    """How many classes a folder of images has; 0 if the images lie in the folder itself."""
-    return len(class_folders(Path(root).expanduser()))
+def count_classes(root: str | Path, cache: str | Path | None = None) -> int:
+    """How many classes a folder of images has; 0 if the images lie in the folder itself. The cache is no class."""
+    return len(class_folders(Path(root).expanduser(), None if cache is None else Path(cache).expanduser()))
 
 
 def class_folders(root: Path, ignore: Path | None = None) -> tuple[str, ...]:
@@ -46,8 +46,6 @@ def class_folders(root: Path, ignore: Path | None = None) -> tuple[str, ...]:
         raise UserError(f"dataset.root: no image files in {root} ({' '.join(EXTENSIONS)})")
     if folders and empty:
         raise UserError(f"dataset.root: the class folder {root / empty[0]} holds no images; remove it, or fill it")
-    if _SPLITS.issuperset(name.lower() for name in folders) and folders:
-        log.warning("the classes of %s are %s: is dataset.root=%s meant?", root, ", ".join(folders), root / folders[0])
     return tuple(folders)
 
 
@@ -57,6 +55,8 @@ def list_images(root: Path, ignore: Path | None = None) -> tuple[list[ImageFile]
     Hidden files and folders are left out, and `ignore` (the cache), and files whose names are not those of images.
     """
     classes = class_folders(root, ignore)
+    if classes and _SPLITS.issuperset(name.lower() for name in classes):
+        log.warning("the classes of %s are %s: is dataset.root=%s meant?", root, ", ".join(classes), root / classes[0])
     files = []
     for label, name in enumerate(classes):
         files += [_image_file(entry, root, label) for entry in _images_in(root / name, ignore)]

@@ -1,13 +1,16 @@
 """Folders of the user's own images."""
 
+import multiprocessing
 import os
 import re
+import signal
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ddpm_cli.data import image_folder as module
 from ddpm_cli.data.image_folder import image_folder
 from ddpm_cli.errors import UserError
 
@@ -148,6 +151,26 @@ def test_a_worker_that_raises_ends_the_preparation_within_seconds(tmp_path, monk
     with pytest.raises(MemoryError):
         load(tmp_path)
     assert time.monotonic() < started + 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_stopped_while_it_decodes_leaves_no_set(tmp_path, monkeypatch, number):
+    draw(tmp_path, *(f"{number:03}.png" for number in range(250)))
+    decode = module.decode
+    monkeypatch.setattr(module, "decode", lambda *arguments: (time.sleep(0.02), decode(*arguments))[1])
+    run = multiprocessing.get_context("fork").Process(target=load, args=(tmp_path,), daemon=True)
+    run.start()
+    until = time.monotonic() + 10
+    while not list(tmp_path.glob(".prepared/.*.tmp-*/items.npy")) and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.7)  # among the threads by now
+    os.kill(run.pid, number)
+    run.join(5)
+    assert run.exitcode not in (0, None)
+    names = [path.name for path in (tmp_path / ".prepared").iterdir() if not path.name.endswith(".lock")]
+    assert all(".tmp-" in name for name in names) and (number != signal.SIGINT or not names)
+    monkeypatch.undo()
+    assert load(tmp_path).items[:, 0, 0, 0].tolist() == list(range(250))
 
 
 def test_an_unwritable_cache_names_the_remedy(tmp_path):

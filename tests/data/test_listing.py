@@ -40,10 +40,10 @@ def test_a_flat_folder_has_no_classes(tmp_path):
 
 
 def test_hidden_files_other_files_and_the_cache_are_left_out(tmp_path):
-    touch(
-        tmp_path, "a/1.png", "a/.2.png", "a/notes.txt", ".prepared/x/0.png", ".DS_Store", "README.md", "cache/x/0.png"
-    )
+    touch(tmp_path, "a/1.png", "a/.2.png", "a/notes.txt", "README.md")
+    touch(tmp_path, ".DS_Store", ".prepared/x/0.png", "cache/x/0.png")
     assert paths(tmp_path, ignore=tmp_path / "cache") == ["a/1.png"]
+    assert count_classes(tmp_path, tmp_path / "cache") == 1
 
 
 def test_a_folder_with_loose_images_and_classes_is_refused(tmp_path):

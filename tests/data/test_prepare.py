@@ -162,7 +162,7 @@ def prepare_slowly(cache, calls, seconds):
 def test_two_runs_prepare_one_set_once(tmp_path):
     fork = multiprocessing.get_context("fork")
     calls = fork.Value("i", 0)
-    runs = [fork.Process(target=prepare_slowly, args=(tmp_path, calls, 0.1)) for _ in range(3)]
+    runs = [fork.Process(target=prepare_slowly, args=(tmp_path, calls, 0.1), daemon=True) for _ in range(3)]
     for run in runs:
         run.start()
     for run in runs:

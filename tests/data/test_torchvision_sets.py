@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import multiprocessing
 import os
 import pickle
 import socket
@@ -89,9 +90,16 @@ SETS = {
 }
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
+class Recorder(SimpleHTTPRequestHandler):
+    """Notes what is asked for, in place of printing it."""
+
+    def __init__(self, *arguments, requests, **keywords):
+        self.requests = requests
+        super().__init__(*arguments, **keywords)
+
+    def log_request(self, *_):
+        if self.headers.get("Method") != "HEAD":  # torchvision follows redirections first
+            self.requests.append(self.path)
 
 
 class Served:
@@ -101,7 +109,9 @@ class Served:
         self.load_set, dataset, make, self.shape, self.num_classes = SETS[name]
         self.folder, self.root = tmp_path / "server", tmp_path / "data"
         self.folder.mkdir()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=self.folder))
+        self.requests = []
+        handler = partial(Recorder, directory=self.folder, requests=self.requests)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         patch.setenv("no_proxy", "127.0.0.1")
         make(self.folder, f"http://127.0.0.1:{self.server.server_port}/", patch, dataset)
@@ -235,15 +245,43 @@ def test_a_half_unpacked_cifar_is_unpacked_again(served_cifar10):
     assert len(store) == COUNTS["train"]
 
 
+@pytest.mark.parametrize("download", [True, False])
 @pytest.mark.parametrize("left", [0, 2, 100])
-def test_a_half_unpacked_mnist_is_found_and_unpacked_again(served_mnist, left):
+def test_a_half_unpacked_mnist_is_unpacked_again(served_mnist, left, download):
     first = served_mnist.load()
     served_mnist.offline()
     half = served_mnist.root / "MNIST/raw/train-images-idx3-ubyte"
     half.write_bytes(half.read_bytes()[:left])
-    with pytest.raises(UserError, match=f"{half} is damaged"):
+    assert served_mnist.load(download=download).fingerprint == first.fingerprint
+
+
+def test_a_damaged_mnist_without_its_archives_is_named(served_mnist):
+    served_mnist.load()
+    for archive in served_mnist.archives():
+        archive.unlink()
+    half = served_mnist.root / "MNIST/raw/t10k-labels-idx1-ubyte"
+    half.write_bytes(half.read_bytes()[:-1])
+    with pytest.raises(UserError, match=f"{half} is cut short"):
         served_mnist.load(download=False)
-    assert served_mnist.load().fingerprint == first.fingerprint
+    served_mnist.load()
+
+
+def load_alone(served, split):
+    torch.set_num_threads(1)  # OpenMP's threads do not survive the fork
+    served.load(split=split)
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_runs_that_start_together_download_once(serve, name):
+    served = serve(name)
+    fork = multiprocessing.get_context("fork")
+    runs = [fork.Process(target=load_alone, args=(served, split), daemon=True) for split in ("train", "train", "test")]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(30)
+    assert [run.exitcode for run in runs] == [0, 0, 0]
+    assert len(served.requests) == len(set(served.requests)) > 0
 
 
 def test_other_files_in_the_place_of_mnist_are_another_set(served_mnist):
