@@ -28,17 +28,15 @@ def time_features(time: Tensor, channels: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """The sinusoid of the time through two linear layers; named as in diffusers."""
+    """Two linear layers over the features of the time; named as in diffusers."""
 
     def __init__(self, channels: int, emb_channels: int) -> None:
         super().__init__()
-        self.channels = channels
         self.linear_1 = linear(channels, emb_channels)
         self.linear_2 = linear(emb_channels, emb_channels)
 
-    def forward(self, time: Tensor) -> Tensor:
-        """time: (B,) -> (B, emb_channels)."""
-        features = time_features(time, self.channels).to(self.linear_1.weight.dtype)
+    def forward(self, features: Tensor) -> Tensor:
+        """features: (B, channels) -> (B, emb_channels)."""
         return self.linear_2(F.silu(self.linear_1(features)))
 
 

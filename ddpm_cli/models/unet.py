@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddpm_cli.models.blocks import BlockOptions
-from ddpm_cli.models.conditioning import ClassEmbedding, Cond, TimeEmbedding
+from ddpm_cli.models.conditioning import ClassEmbedding, Cond, TimeEmbedding, time_features
 from ddpm_cli.models.trunk import Trunk, checked_plan
 
 
@@ -57,7 +57,7 @@ class UNet(Trunk):
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = None) -> Tensor:
         """x: (B, in_channels, H, W), time: (B,) -> (B, out_channels, H, W)."""
-        emb = self.time_embedding(time)
+        emb = self.time_embedding(time_features(time, self.plan.first).to(self.conv_in.weight.dtype))
         if self.class_conditional:
             emb = emb + self.class_vector(cond, x.shape[0], x.device)
         return self.walk(x, F.silu(emb))
