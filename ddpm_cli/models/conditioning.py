@@ -45,9 +45,12 @@ class ClassEmbedding(nn.Embedding):
 
     def __init__(self, num_classes: int, emb_channels: int, *, learned_null: bool = True) -> None:
         super().__init__(num_classes + int(learned_null), emb_channels)
+        self.learned_null = learned_null
 
     def forward(self, labels: Tensor) -> Tensor:
         """labels: (B,) in 0..num_classes -> (B, emb_channels)."""
+        if self.learned_null:
+            return super().forward(labels)
         rows = super().forward(labels.clamp(max=self.num_embeddings - 1))
         return rows * (labels < self.num_embeddings).to(rows.dtype)[:, None]
 

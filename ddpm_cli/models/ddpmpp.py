@@ -1,7 +1,7 @@
 """DDPM++, the U-Net of Song et al. 2021 (appendix H), in the form that EDM trains (Karras et al. 2022, appendix F)."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class DDPMpp(Trunk):
         channels: int,
         channel_mult: Sequence[int],
         blocks_per_level: int,
-        attention_levels: Iterable[int],
+        attention_levels: Sequence[int],
         dropout: float,
         augment_dim: int,
     ) -> None:

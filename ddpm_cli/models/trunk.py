@@ -1,7 +1,7 @@
 """The shape all U-Nets share: levels on the way down, the middle, and levels on the way up that take what was kept."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,7 +156,7 @@ def checked_plan(
     channels: int,
     channel_mult: Sequence[int],
     blocks_per_level: int,
-    attention_levels: Iterable[int],
+    attention_levels: Sequence[int],
     dropout: float,
     head_channels: int | None = None,
     first: int | None = None,

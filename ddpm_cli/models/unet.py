@@ -1,6 +1,6 @@
 """The U-Net of DDPM (Ho et al. 2020, appendix B) and, by its settings, of iDDPM (Nichol and Dhariwal 2021) and ADM."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ class UNet(Trunk):
         channels: int,
         channel_mult: Sequence[int],
         blocks_per_level: int,
-        attention_levels: Iterable[int],
+        attention_levels: Sequence[int],
         dropout: float,
         patch_size: int = 1,
         head_channels: int | None = None,
