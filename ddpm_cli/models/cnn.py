@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddpm_cli.models.conditioning import ClassEmbedding, Cond, Conditional, TimeEmbedding, linear
+from ddpm_cli.models.conditioning import ClassEmbedding, Cond, Conditional, TimeEmbedding, linear, time_features
 
 
 class CNN(Conditional):
@@ -28,6 +28,7 @@ class CNN(Conditional):
             raise ValueError(
                 f"model.channels must hold one even width >= 4 for each halving, got {list(channels)}; e.g. [64,128]"
             )
+        self.channels = channels[0]
         emb_channels = 4 * channels[0]
         self.time_embedding = TimeEmbedding(channels[0], emb_channels)
         if class_conditional:
@@ -48,7 +49,7 @@ class CNN(Conditional):
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = None) -> Tensor:
         """x: (B, in_channels, H, W), time: (B,) -> (B, out_channels, H, W)."""
-        emb = self.time_embedding(time)
+        emb = self.time_embedding(time_features(time, self.channels).to(x.dtype))
         if self.class_conditional:
             emb = emb + self.class_vector(cond, x.shape[0], x.device)
         emb = F.silu(emb)

@@ -28,17 +28,15 @@ def time_features(time: Tensor, channels: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """The sinusoid of the time through two linear layers; named as in diffusers."""
+    """Two linear layers over the features of the time; named as in diffusers."""
 
     def __init__(self, channels: int, emb_channels: int) -> None:
         super().__init__()
-        self.channels = channels
         self.linear_1 = linear(channels, emb_channels)
         self.linear_2 = linear(emb_channels, emb_channels)
 
-    def forward(self, time: Tensor) -> Tensor:
-        """time: (B,) -> (B, emb_channels)."""
-        features = time_features(time, self.channels).to(self.linear_1.weight.dtype)
+    def forward(self, features: Tensor) -> Tensor:
+        """features: (B, channels) -> (B, emb_channels)."""
         return self.linear_2(F.silu(self.linear_1(features)))
 
 
@@ -47,9 +45,12 @@ class ClassEmbedding(nn.Embedding):
 
     def __init__(self, num_classes: int, emb_channels: int, *, learned_null: bool = True) -> None:
         super().__init__(num_classes + int(learned_null), emb_channels)
+        self.learned_null = learned_null
 
     def forward(self, labels: Tensor) -> Tensor:
         """labels: (B,) in 0..num_classes -> (B, emb_channels)."""
+        if self.learned_null:
+            return super().forward(labels)
         rows = super().forward(labels.clamp(max=self.num_embeddings - 1))
         return rows * (labels < self.num_embeddings).to(rows.dtype)[:, None]
 

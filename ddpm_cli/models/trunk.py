@@ -1,7 +1,7 @@
 """The shape all U-Nets share: levels on the way down, the middle, and levels on the way up that take what was kept."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,12 +156,16 @@ def checked_plan(
     channels: int,
     channel_mult: Sequence[int],
     blocks_per_level: int,
-    attention_levels: Iterable[int],
+    attention_levels: Sequence[int],
     dropout: float,
     head_channels: int | None = None,
+    first: int | None = None,
     **others: Any,
 ) -> Plan:
-    """The plan with level i channels * channel_mult[i] wide; ValueError where the settings make no U-Net."""
+    """The plan with level i channels * channel_mult[i] wide; ValueError where the settings make no U-Net.
+
+    first: channels of the first convolution, None for those of level 0.
+    """
     levels = len(channel_mult)
     outside = [level for level in attention_levels if not 0 <= level < levels]
     if channels < 4 or channels % 2:
@@ -188,4 +192,4 @@ def checked_plan(
             f"model.head_channels must divide the widths that have attention, {sorted(attending)}, "
             f"got {head_channels}; null gives one head"
         )
-    return Plan(widths[0], widths, blocks_per_level, frozenset(attention_levels), **others)
+    return Plan(first or widths[0], widths, blocks_per_level, frozenset(attention_levels), **others)

@@ -1,13 +1,13 @@
 """The U-Net of DDPM (Ho et al. 2020, appendix B) and, by its settings, of iDDPM (Nichol and Dhariwal 2021) and ADM."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ddpm_cli.models.blocks import BlockOptions
-from ddpm_cli.models.conditioning import ClassEmbedding, Cond, TimeEmbedding
+from ddpm_cli.models.conditioning import ClassEmbedding, Cond, TimeEmbedding, time_features
 from ddpm_cli.models.trunk import Trunk, checked_plan
 
 
@@ -24,7 +24,7 @@ class UNet(Trunk):
         channels: int,
         channel_mult: Sequence[int],
         blocks_per_level: int,
-        attention_levels: Iterable[int],
+        attention_levels: Sequence[int],
         dropout: float,
         patch_size: int = 1,
         head_channels: int | None = None,
@@ -57,7 +57,7 @@ class UNet(Trunk):
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = None) -> Tensor:
         """x: (B, in_channels, H, W), time: (B,) -> (B, out_channels, H, W)."""
-        emb = self.time_embedding(time)
+        emb = self.time_embedding(time_features(time, self.plan.first).to(self.conv_in.weight.dtype))
         if self.class_conditional:
             emb = emb + self.class_vector(cond, x.shape[0], x.device)
         return self.walk(x, F.silu(emb))
