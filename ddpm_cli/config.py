@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,7 @@ def options_text(config_name: str) -> str:
     return "\n".join(lines)
 
 
+@cache
 def _primary(config_name: str) -> dict[str, Any]:
     return yaml.safe_load(Path(config_dir(), f"{config_name}.yaml").read_text(encoding="utf-8"))
 
