@@ -13,7 +13,7 @@ MOST_SWEPT_VALUES = 64  # values of a sweep that are checked before it starts; e
 def is_choice(override: Any, composer: Composer) -> bool:
     """Whether an override chooses an option of a group, or is about Hydra itself, and so is no value of ours."""
     key = override.key_or_group
-    return key in composer.groups or key.startswith("hydra.") or override.package is not None
+    return key in composer.groups or key.startswith(("hydra.", "hydra/")) or override.package is not None
 
 
 def check_group(override: Any, composer: Composer) -> None:
