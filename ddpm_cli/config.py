@@ -6,14 +6,13 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl  # no public way to compose with --config-dir in 1.3
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -115,6 +114,7 @@ def options_text(config_name: str) -> str:
     return "\n".join(lines)
 
 
+@cache
 def _primary(config_name: str) -> dict[str, Any]:
     return yaml.safe_load(Path(config_dir(), f"{config_name}.yaml").read_text(encoding="utf-8"))
 
@@ -149,10 +149,10 @@ def parse_override(text: str) -> Override:
 class Composer:
     """Composes a command's configuration as Hydra will, without running or writing anything."""
 
-    def __init__(self, command: str, loader: ConfigLoader, config_name: str | None = None, fixed: Sequence[str] = ()):
+    def __init__(self, command: str, loader: Any, config_name: str | None = None, fixed: Sequence[str] = ()):
         self.command = command  # train, sample: also the name of its primary configuration
         self.config_name = config_name or command  # --config-name
-        self.loader = loader
+        self.loader = loader  # Hydra's ConfigLoaderImpl
         self.fixed = list(fixed)  # hydra.searchpath as typed
 
     @classmethod
@@ -173,13 +173,14 @@ class Composer:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Every group, with its options; Hydra's own too."""
+        """Every group with its options, Hydra's own left out."""
+        listed = self.loader.repository.get_group_options  # the loader's own method copies all its sources each time
         found: dict[str, list[str]] = {}
-        pending = list(self.loader.list_groups(""))
+        pending = [group for group in listed("", ObjectType.GROUP) if group != "hydra"]
         while pending:
             group = pending.pop()
-            found[group] = self.loader.get_group_options(group, ObjectType.CONFIG)
-            pending += [f"{group}/{inner}" for inner in self.loader.list_groups(group)]
+            found[group] = listed(group, ObjectType.CONFIG)
+            pending += [f"{group}/{inner}" for inner in listed(group, ObjectType.GROUP)]
         return {group: options for group, options in found.items() if options}
 
     def compose(self, overrides: Sequence[str], *, sweep: bool = False) -> DictConfig:

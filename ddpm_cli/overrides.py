@@ -13,7 +13,7 @@ MOST_SWEPT_VALUES = 64  # values of a sweep that are checked before it starts; e
 def is_choice(override: Any, composer: Composer) -> bool:
     """Whether an override chooses an option of a group, or is about Hydra itself, and so is no value of ours."""
     key = override.key_or_group
-    return key in composer.groups or key.startswith("hydra.") or override.package is not None
+    return key in composer.groups or key.startswith(("hydra.", "hydra/")) or override.package is not None
 
 
 def check_group(override: Any, composer: Composer) -> None:
@@ -30,7 +30,10 @@ def check_group(override: Any, composer: Composer) -> None:
         raise UserError(f"{group} is not for ddpm-{composer.command}: it comes from the checkpoint")
     if override.is_add() and group in known:
         raise UserError(f"{group} is a choice already; write {group}=... without the +")
-    for value in _options(override):
+    chosen = _options(override)
+    if group in known and len(chosen) > 1 and not override.is_sweep_override():
+        raise UserError(f"{group} takes one option, got {shown(chosen)}")
+    for value in chosen:
         if value is None and known.get(group, "") is not None:
             raise UserError(f"{group}=null: a choice is needed: {', '.join(options)}")
         if value is not None and str(value) not in options:

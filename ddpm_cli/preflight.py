@@ -100,26 +100,32 @@ def _is_sweep(line: Line, composer: Composer, parsed: Sequence[Any]) -> bool:
     """Whether Hydra will run a sweep: -m, or hydra.mode set anywhere."""
     if line.flags.multirun:
         return True
+    several = [override for override in parsed if override.is_sweep_override()]
+    if not several and not any(o.key_or_group in ("experiment", "hydra.mode") for o in parsed):
+        return False  # nothing there that could ask for one
     single = [str(o.input_line) for o in parsed if not o.is_sweep_override() and is_choice(o, composer)]
     if str(composer.compose(single, sweep=True).hydra.mode).endswith("MULTIRUN"):
         return True
-    for override in parsed:
-        if override.is_sweep_override():
-            key, _, value = override.input_line.partition("=")
-            raise UserError(f"{key}: several values ({value[:60]}) need -m, one job each; for a list write {key}=[...]")
+    for override in several:
+        key, _, value = str(override.input_line).partition("=")
+        raise UserError(f"{key}: several values ({value[:60]}) need -m, one job each; for a list write {key}=[...]")
     return False
 
 
 def _checked_job(overrides: list[str], composer: Composer, *, complete: bool) -> tuple[DictConfig, dict[str, Any]]:
     parsed = [parse_override(text) for text in overrides]
     chosen = [text for text, override in zip(overrides, parsed, strict=True) if is_choice(override, composer)]
-    choices = composer.compose(chosen).hydra.runtime.choices
-    reference = composer.reference(choices)
+    cfg = composer.compose(chosen)
+    for key in primary_keys(composer.command):
+        if key not in cfg.keys():  # noqa: SIM118 - `in cfg` is False where a value is missing
+            raise UserError(f"{key} is missing: --config-name or --config-path gives no configuration of this command")
+    choices = cfg.hydra.runtime.choices
+    reference = plain(cfg, lenient=True) if choices.get("experiment") is None else composer.reference(choices)
     known = list(dotted_keys(reference))
     for override in parsed:
         if not is_choice(override, composer):
             check_key(override, known, choices)
-    cfg = composer.compose(overrides)
+    cfg = cfg if chosen == overrides else composer.compose(overrides)
     return cfg, checked(cfg, composer, choices, complete=complete, reference=reference)
 
 
@@ -148,9 +154,6 @@ def _check_keys_of_files(config: dict[str, Any], primary: dict[str, Any], groups
     for key in dotted_keys(ours):
         if key not in known:
             raise UserError(f"{unknown_key(key, known)} (it comes from a configuration file)")
-    for key in primary:
-        if key not in config:
-            raise UserError(f"{key} is missing: --config-name or --config-path gives no configuration of this command")
 
 
 def _check_files(line: Line, cfg: DictConfig, config: dict[str, Any], sweep: bool, *, resuming: bool) -> None:

@@ -110,7 +110,7 @@ PACKAGE = matching("the name of a package", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 LABEL = whole(0, 10**6)
 DEVICE = replace(matching("one of auto, cpu, cuda, cuda:N, mps", r"auto|cpu|cuda(:\d{1,3})?|mps"), example="cpu")
 
-# The first match counts. Nullable knobs are those whose default is null.
+# The first match counts. Knobs whose default is null are nullable without saying so.
 TABLE: dict[str, Rule] = {
     "seed": SEED,
     "device": DEVICE,
@@ -132,18 +132,18 @@ TABLE: dict[str, Rule] = {
     "training.num_samples": whole(1, 10**6),
     "training.checkpoint_every": COUNT,
     "training.keep_checkpoints": COUNT,
-    "training.max_grad_norm": POSITIVE,
+    "training.max_grad_norm": nullable(POSITIVE),
     "training.label_dropout": FRACTION,
     "dataset.root": PATH,
     "dataset.cache": PATH,
     "dataset.split": one_of("train", "test", "all"),
     "dataset.channels": whole(1, 1024),
     "dataset.image_size": whole(1, 16384),
-    "dataset.num_classes": LABEL,
+    "dataset.num_classes": nullable(LABEL),
     "dataset.num_images": COUNT,
     "dataset.seed": SEED,
     "model.in_channels": whole(1, 1024),
-    "model.num_classes": LABEL,
+    "model.num_classes": nullable(LABEL),
     "model.channels": either(WIDTH, list_of(WIDTH, least=1)),
     "model.channel_mult": list_of(whole(1, 1024), least=1),
     "model.blocks_per_level": whole(1, 1024),

@@ -1,0 +1,466 @@
+"""The command line as its users meet it: what is refused, how that is told, exit codes, help, sweeps."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from ddpm_cli import cli
+from ddpm_cli.errors import UserError, WorldError
+
+ROOT = Path(__file__).resolve().parent.parent
+WRONG_FOR_BOTH = {
+    "seed=abc": "seed",
+    "seed=1.5": "seed",
+    "seed=-1": "seed",
+    "seed=null": "seed",
+    "seed=": "seed",
+    "seed=nan": "seed",
+    "seed=1e400": "seed",
+    "seed=[1]": "seed",
+    "seed={a:1}": "seed",
+    "seed='3": "seed",
+    "seed=1,2": "seed",
+    "seed=99999999999999999999999": "seed",
+    "seed=${nope}": "seed",
+    "seed=${nope": "seed",
+    "seed=${oc.env:DDPM_NO_SUCH_VARIABLE}": "seed",
+    "+seed=1": "seed",
+    "~seed": "seed",
+    "sede=1": "did you mean seed",
+    "+new=1": "new",
+    "++new=1": "new",
+    "new.deep=1": "new.deep",
+    "device=gpu": "device",
+    "device=cuda:x": "device",
+    "precision=fp8": "precision",
+    "sampler=dimm": "did you mean ddim",
+    "samplr=ddim": "did you mean sampler",
+    "~sampler": "sampler",
+    "sampler=null": "sampler",
+    "+sampler=ddim": "sampler",
+    "sampler=": "sampler",
+    "sampler.eta=2": "sampler.eta",
+    "sampler.eta=inf": "sampler.eta",
+    "sampler.num_steps=0": "sampler.num_steps",
+    "sampler.num_steps=none": "null",
+    "sampler.num_stepz=3": "sampler.num_steps",
+    "sampler=[ddim,dpmpp]": "sampler",
+    "variance.x=1": "variance.x",
+    "variance=nope": "variance",
+    "=3": "=3",
+    "seed": "seed",
+    "": "KEY=VALUE",
+    "--nope": "--nope",
+    "--seed=3": "seed=",
+    "--cfg=nope": "--cfg",
+    "--config-dir=nowhere": "nowhere",
+    "--config-name=nothing": "nothing",
+    "--experimental-rerun=x.pickle": "resume",
+    "sampler._target_=os.system": "trust=[os]",
+    "trust=os": "trust",
+    "trust=[1]": "trust",
+    "hydra.nope=1": "hydra.nope",
+    "hydra.run.dir=${nope}": "hydra.run.dir",
+    "hydra/launcher=nope": "nope",
+}
+WRONG_FOR_TRAIN = {
+    "optimzer=adam": "did you mean optimizer",
+    "optimizer=adan": "did you mean adam",
+    "optimizer=adam,sgd": "-m",
+    "model.chanels=3": "did you mean model.channels",
+    "+model.chanels=3": "model.channels",
+    "optimizer.momentum=0.9": "optimizer=adamw has lr",
+    "optimizer.lr=0": "optimizer.lr",
+    "optimizer.lr=nan": "optimizer.lr",
+    "optimizer.lr=abc": "optimizer.lr",
+    "optimizer.lr=true": "optimizer.lr",
+    "optimizer.betas=[0.9]": "optimizer.betas",
+    "optimizer.betas=[0.9,2]": "optimizer.betas",
+    "optimizer.betas=0.9": "optimizer.betas",
+    "optimizer.decay=linea": "did you mean linear",
+    "training=3": "training.num_steps",
+    "training.num_steps=0": "training.num_steps",
+    "training.num_steps=1e30": "training.num_steps",
+    "training.batch_size=-3": "training.batch_size",
+    "training.micro_batch_size=1000": "training.batch_size",
+    "training.stop_at=99999": "training.num_steps",
+    "training.label_dropout=1.5": "training.label_dropout",
+    "num_steps=5": "training.num_steps",
+    "batch_size=5": "training.batch_size",
+    "compile=maybe": "compile",
+    "devices=0": "devices",
+    "dry_run=yes": "dry_run",
+    "dry_run=1": "dry_run",
+    "dataset=image_folder": "dataset.root is required: ddpm-train dataset.root=PATH",
+    "dataset=cifar": "cifar10",
+    "dataset.channels=0": "dataset.channels",
+    "experiment=nope": "experiment",
+    "model.attention_levels=[7]": "model.attention_levels",
+    "model.channel_mult=[]": "model.channel_mult",
+    "schedule.num_timesteps=0": "schedule.num_timesteps",
+    "resume=latest": "resume=latest",
+    "resume=nowhere": "nowhere",
+    "resume=auto": "run_dir=PATH",
+    "resume=": "resume",
+    "init=nowhere": "init=nowhere",
+    "run_dir=": "run_dir",
+    "run_dir=a_file/x": "run_dir",
+    "hydra.run.dir=a_file": "a_file",
+    "run_dir=a_run": "resume=auto",
+    "--config-name=sample": "is missing",
+}
+WRONG_FOR_SAMPLE = {
+    "ckpt=nowhere": "ckpt=nowhere",
+    "ckpt=latest": "ckpt=latest",
+    "ckpt=": "ckpt",
+    "ckpt=null": "ckpt",
+    "ckpt=a_folder": "a_folder",
+    "model=cnn": "checkpoint",
+    "+model=cnn": "checkpoint",
+    "schedule.s=1": "schedule.s",
+    "training.num_steps=3": "sampler.num_steps",
+    "num_images=0": "num_images",
+    "num_image=3": "num_images",
+    "batch_size=1.5": "batch_size",
+    "labels=foo": "labels",
+    "labels=[a]": "labels",
+    "labels=-1": "labels",
+    "labels=[]": "labels",
+    "weights=em": "did you mean ema",
+    "guidance=3": "guidance.scale",
+    "guidance.scale=nan": "guidance.scale",
+    "clip=1": "clip",
+    "out_dir=a_file": "out_dir",
+    "--config-name=train": "ckpt is missing",
+}
+CASES = [
+    *[("train", text, told) for text, told in {**WRONG_FOR_BOTH, **WRONG_FOR_TRAIN}.items()],
+    *[("sample", text, told) for text, told in [*list(WRONG_FOR_BOTH.items())[::2], *WRONG_FOR_SAMPLE.items()]],
+]
+TOP_OF_FAULTS = {
+    "user": (UserError("seed=7 is unlucky\nchoose another"), 2, "error: seed=7 is unlucky\nchoose another\n"),
+    "world": (WorldError("the disk is full"), 3, "error: the disk is full\n"),
+    "memory": (MemoryError(), 3, "error: out of memory"),
+    "disk": (OSError(28, "No space left on device"), 3, "error: [Errno 28]"),
+    "interrupt": (KeyboardInterrupt(), 130, "interrupted"),
+    "exit": (SystemExit(143), 143, ""),
+    "bug": (ZeroDivisionError("our own"), 1, "Traceback"),
+}
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    """An empty folder with a checkpoint, a plain file and a run in it, and logging as it was afterwards."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "SLURM_PROCID", "HYDRA_FULL_ERROR"):
+        monkeypatch.delenv(name, raising=False)
+    Path("a_file").touch()
+    Path("a_folder").mkdir()
+    Path("a_run/checkpoints").mkdir(parents=True)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield tmp_path
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def build(monkeypatch):
+    """A stand-in for build.py that notes its calls; `fault` maps a seed to what to raise."""
+    module = types.ModuleType("ddpm_cli.build")
+    module.calls, module.fault = [], {}
+
+    def run(config, context):
+        module.calls.append((config, context))
+        if config["seed"] in module.fault:
+            raise module.fault[config["seed"]]
+        logging.getLogger("ddpm_cli").info("working")
+        print(context.run_dir)
+        return 0.5
+
+    module.run_training = module.run_sampling = run
+    monkeypatch.setitem(sys.modules, "ddpm_cli.build", module)
+    return module
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs a command in this process: (exit code, stdout, stderr)."""
+
+    def run(name, *argv):
+        from ddpm_cli import sample, train
+
+        monkeypatch.setattr(sys, "argv", [f"ddpm-{name}", *argv])
+        try:
+            {"train": train, "sample": sample}[name].main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(("name", "text", "told"), CASES)
+def test_a_wrong_command_line_is_refused_in_three_lines_that_name_the_key(command, build, workplace, name, text, told):
+    before = sorted(workplace.rglob("*"))
+    needed = ["ckpt=a_file"] if name == "sample" and not text.startswith(("ckpt", "--config-name")) else []
+    code, out, err = command(name, *needed, text)
+    assert (code, out) == (2, ""), err
+    assert err.startswith("error: ")
+    assert len(err.strip().splitlines()) <= 3
+    assert "Traceback" not in err
+    assert told in err
+    assert build.calls == []
+    assert sorted(workplace.rglob("*")) == before  # nothing is left behind
+
+
+def test_what_is_missing_is_asked_for(command):
+    assert command("sample") == (2, "", "error: ckpt is required: ddpm-sample ckpt=PATH\n")
+
+
+def test_a_traceback_is_shown_to_who_asks(command, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    code, _, err = command("train", "seed=abc")
+    assert code == 2
+    assert "Traceback" in err
+    assert "error: seed" in err
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_else(command, build):
+    if os.geteuid() == 0:
+        target, code = "run_dir=/proc/no", 2
+    else:
+        Path("closed").mkdir(mode=0o555)
+        target, code = "run_dir=closed/run", 2
+    got, out, err = command("train", target)
+    assert (got, out) == (code, "")
+    assert err.startswith("error: ")
+    assert build.calls == []
+    Path("outputs").touch()
+    assert command("train")[0] == 3  # nobody typed that one
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize("fault", TOP_OF_FAULTS)
+def test_an_end_has_its_exit_code_and_its_line(command, build, fault):
+    build.fault[7], code, told = TOP_OF_FAULTS[fault]
+    got, out, err = command("train", "seed=7", "run_dir=here")
+    assert (got, out) == (code, "")
+    assert told in err
+    if code in (2, 3):
+        assert len(err.strip().splitlines()) <= 3
+        assert "Traceback" in Path("here/train.log").read_text()  # the log has the whole of it
+
+
+def test_torchs_out_of_memory_is_the_worlds_fault(command, build):
+    build.fault[7] = type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB. GPU 0")
+    code, _, err = command("train", "seed=7")
+    assert code == 3
+    assert "training.micro_batch_size" in err
+
+
+# What a job is given
+
+
+def test_a_job_gets_plain_checked_values_and_its_folder(command, build, workplace):
+    code, out, err = command("train", "run_dir=a=b", "training.num_steps=1e2", "model=cnn")
+    assert code == 0, err
+    (config, context), = build.calls
+    assert type(config) is dict
+    assert type(config["model"]["channels"]) is list
+    assert config["training"]["num_steps"] == 100
+    assert config["model"]["in_channels"] == 1
+    assert context.run_dir == workplace / "a=b"
+    assert context.choices["model"] == "cnn"
+    assert "training.num_steps=1e2" in context.overrides
+    assert out == f"{context.run_dir}\n"  # logs go to stderr
+    assert "working" in err
+    assert Path("a=b/.hydra/overrides.yaml").is_file()
+
+
+def test_runs_have_folders_of_their_own(command, build):
+    for _ in range(2):
+        assert command("train")[0] == 0
+    first, second = (context.run_dir for _, context in build.calls)
+    assert first != second
+    assert first.parent.parent.name == "outputs"
+
+
+def test_a_resumed_run_is_composed_as_it_was_and_keeps_its_record(command, build):
+    assert command("train", "run_dir=a", "model=cnn", "optimizer=sgd", "training.stop_at=9")[0] == 0
+    Path("a/checkpoints").mkdir()
+    Path("a/checkpoints/step_00000009.pt").touch()
+    record = Path("a/.hydra/overrides.yaml").read_text()
+    code, _, err = command("train", "resume=a", "optimizer.momentum=0.5")
+    assert code == 0, err
+    config, context = build.calls[-1]
+    assert context.run_dir.name == "a"
+    assert context.choices["model"] == "cnn"
+    assert config["optimizer"]["momentum"] == 0.5
+    assert config["training"]["stop_at"] is None
+    assert context.typed_keys == ["resume", "optimizer.momentum"]
+    assert Path("a/.hydra/overrides.yaml").read_text() == record
+    assert "optimizer.momentum=0.5" in Path("a/.hydra/resume-1/overrides.yaml").read_text()
+    assert command("train", "run_dir=a", "resume=auto")[0] == 0
+
+
+def test_a_dry_run_leaves_nothing_behind(command, build, workplace):
+    before = sorted(workplace.rglob("*"))
+    assert command("train", "dry_run=true", "run_dir=a_run")[0] == 0
+    assert len(build.calls) == 1
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_flags_may_stand_between_settings(command, build):
+    code, _, err = command("train", "seed=1,2", "-m", "model=cnn")
+    assert code == 0, err
+    assert [config["seed"] for config, _ in build.calls] == [1, 2]
+
+
+def test_a_rank_beside_the_first_writes_nothing(command, build, workplace, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    before = sorted(workplace.rglob("*"))
+    assert command("train", "run_dir=a_run")[0] == 0
+    assert command("train", "seed=abc") == (2, "", "")  # the first rank tells
+    assert sorted(workplace.rglob("*")) == before
+
+
+# Sweeps
+
+
+def test_a_sweep_has_a_folder_for_each_job(command, build, workplace):
+    code, out, err = command("train", "-m", "seed=1,2", "run_dir=sweep")
+    assert code == 0, err
+    assert out.splitlines() == [str(workplace / "sweep/0"), str(workplace / "sweep/1")]
+    assert [config["run_dir"] for config, _ in build.calls] == out.splitlines()
+    assert [context.job_num for _, context in build.calls] == [0, 1]
+
+
+def test_a_failing_job_tells_at_once_and_the_others_go_on(command, build):
+    build.fault = {2: WorldError("the disk is full"), 3: ZeroDivisionError("our own")}
+    code, out, err = command("train", "-m", "seed=1,2,3,4")
+    assert code == 3
+    assert [config["seed"] for config, _ in build.calls] == [1, 2, 3, 4]
+    assert len(out.splitlines()) == 2
+    assert err.index("error: the disk is full") < err.index("seed=4")
+    assert err.splitlines()[-1] == "error: a job of the sweep failed: job 1 failed: the disk is full"
+    assert "Error executing job" not in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["seed=1,abc"], "seed must be"),
+        (["optimizer=adam,sdg"], "did you mean sgd"),
+        (["optimizer=adamw,sgd", "optimizer.momentum=0.5,0.6"], "optimizer=adamw has"),
+        (["seed=1,2", "resume=latest"], "resume"),
+        (["seed=choice(1,-1)"], "seed must be"),
+        (["seed=range(3,0)"], "seed"),
+    ],
+)
+def test_a_sweep_with_a_wrong_value_is_refused_before_it_starts(command, build, argv, told):
+    code, out, err = command("train", "-m", *argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert told in err
+    assert build.calls == []
+
+
+def test_an_interrupted_sweep_stops(command, build):
+    build.fault = {1: KeyboardInterrupt()}
+    assert command("train", "-m", "seed=1,2")[0] == 130
+    assert len(build.calls) == 1
+
+
+# Help, completion, start-up
+
+
+def test_the_help_is_the_programs_own(command):
+    for name in ("train", "sample"):
+        code, out, err = command(name, "--help")
+        assert (code, err) == (0, "")
+        assert out.startswith(f"ddpm-{name}: ")
+        assert "powered by Hydra" not in out
+        assert f"ddpm-{name} --cfg job" in out
+        assert "${" not in out
+    assert "unet_cifar10" in command("train", "--help")[1]
+
+
+def test_every_key_of_the_primary_configuration_is_in_the_help(command):
+    from ddpm_cli.config import primary_groups, primary_keys
+
+    for name in ("train", "sample"):
+        out = command(name, "--help")[1]
+        keys = {*primary_keys(name), *primary_groups(name)} - {"experiment"}
+        assert {key for key in keys if key not in out} == set()
+
+
+def test_the_version_is_ours(command):
+    from ddpm_cli import __version__
+
+    assert command("train", "--version") == (0, f"ddpm-train {__version__}\n", "")
+
+
+def test_cfg_shows_the_configuration_even_when_something_is_missing(command):
+    code, out, _ = command("sample", "--cfg", "job")
+    assert code == 0
+    assert "ckpt: ???" in out
+    code, out, _ = command("train", "--cfg", "job", "-p", "optimizer", "optimizer=sgd")
+    assert code == 0
+    assert "momentum: 0.9" in out
+    assert command("train", "--cfg", "job", "seed=abc")[0] == 2
+
+
+def test_tab_completion_still_works(monkeypatch):
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "COMP_LINE": "ddpm-train optimizer=", "COMP_POINT": "21"}
+    argv = [sys.executable, "-m", "ddpm_cli.train", "-sc", "query=bash"]
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=60)
+    assert "optimizer=adamw" in done.stdout.split(), done.stderr
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--cfg", "job"], ["seed=abc"], ["-m", "seed=1,abc"]], ids=" ".join)
+def test_what_runs_nothing_answers_at_once_and_without_torch(argv):
+    script = (
+        "import sys\nfrom ddpm_cli import train\n"
+        "try:\n    train.main()\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'numpy', 'sklearn'} & set(sys.modules)\nprint('torch-free')"
+    )
+    start = time.perf_counter()
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script, *argv], env=environ, capture_output=True, text=True)
+    elapsed = time.perf_counter() - start
+    assert done.stdout.endswith("torch-free\n"), done.stderr
+    assert elapsed < 3.0  # 1.5 s on a quiet machine
+
+
+def test_the_module_runs_as_a_program():
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "ddpm_cli.sample"], env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: ckpt is required: ddpm-sample ckpt=PATH\n"
+
+
+def test_a_reader_that_closes_the_pipe_gets_no_traceback():
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = f"{sys.executable} -m ddpm_cli.train --cfg all | head -c 10"
+    done = subprocess.run(line, shell=True, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+
+
+def test_report_is_silent_about_nothing():
+    assert cli.report(UserError(""), "train") == 2
