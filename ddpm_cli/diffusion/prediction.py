@@ -43,3 +43,20 @@ class V:
     def __call__(self, level: NoiseLevel, before: NoiseLevel) -> Coefficients:
         power = level.alpha**2 + level.sigma**2
         return level.alpha / power, -level.sigma / power, torch.ones_like(level.alpha)
+
+
+@dataclass(frozen=True)
+class EDM:
+    """EDM's preconditioning: input and target of unit variance, whatever the level (Karras et al. 2022, Table 1 and Eq. 7).
+
+    sigma_data is the data's standard deviation. Stated for alpha = 1 in the paper; here for any level, by its sigma / alpha.
+    """
+
+    sigma_data: float = 0.5
+
+    needs_signal = True
+
+    def __call__(self, level: NoiseLevel, before: NoiseLevel) -> Coefficients:
+        sigma, power = level.sigma / level.alpha, (level.sigma / level.alpha) ** 2 + self.sigma_data**2
+        c_skip = self.sigma_data**2 / power
+        return c_skip / level.alpha, sigma * self.sigma_data / power.sqrt(), 1 / (power.sqrt() * level.alpha)

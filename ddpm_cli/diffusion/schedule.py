@@ -16,6 +16,11 @@ def variance_preserving(log_snr: Tensor) -> NoiseLevel:
     return NoiseLevel(torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt())
 
 
+def variance_exploding(log_snr: Tensor) -> NoiseLevel:
+    """The level with alpha = 1, as EDM has it."""
+    return NoiseLevel(torch.ones_like(log_snr), torch.exp(-0.5 * log_snr))
+
+
 class NoiseSchedule:
     """T + 1 noise levels, row 0 the clean image (1, 0), interpolated in log-SNR between rows 1 and T.
 
@@ -148,3 +153,20 @@ def cosine(num_timesteps: int = 1000, s: float = 0.008, max_beta: float = 0.999)
     u = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
     alpha_bar = torch.cos((u + s) / (1 + s) * (math.pi / 2)) ** 2
     return from_betas((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta))
+
+
+def edm(num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0) -> NoiseSchedule:
+    """alpha = 1, ln sigma linear in t from sigma_min at t = 1 to sigma_max at T; real t makes it continuous (Karras et al.
+    2022). The network embeds ln(sigma) / 4."""
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"schedule.sigma_min must lie in (0, sigma_max), got {sigma_min} and {sigma_max}")
+    ends = [math.log(sigma) for sigma in (sigma_min, sigma_max)]
+    sigma = torch.cat([torch.zeros(1, dtype=torch.float64), torch.linspace(*ends, num_timesteps, dtype=torch.float64).exp()])
+    return NoiseSchedule(
+        torch.ones_like(sigma),
+        sigma,
+        level_of=variance_exploding,
+        network_time=lambda t, level: level.sigma.log() / 4,
+        prior_scale=sigma_max,
+        spacing="trailing",
+    )
