@@ -53,9 +53,7 @@ class Batches:
         epochs = range(first // size, (last - 1) // size + 1)
         near = range(epochs.start - 1, epochs.stop)  # slices of a batch that spans two epochs go back and forth
         self._orders = {epoch: order for epoch, order in self._orders.items() if epoch in near}
-        parts = [
-            self._order(epoch)[max(first - epoch * size, 0) : min(last - epoch * size, size)] for epoch in epochs
-        ]
+        parts = [self._order(epoch)[max(first - epoch * size, 0) : min(last - epoch * size, size)] for epoch in epochs]
         return torch.cat(parts)
 
     def _order(self, epoch: int) -> Tensor:

@@ -11,5 +11,3 @@ def fingerprint(key: dict[str, Any]) -> str:
     """16 hex digits that are a function of the key (plain values) and of the format of prepared sets."""
     text = json.dumps({"format": FORMAT, **key}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-

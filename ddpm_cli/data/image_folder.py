@@ -73,9 +73,7 @@ def _decoded(
 
 def _check_failures(failures: list[str], num_files: int, skip: bool) -> None:
     if failures and not skip:
-        raise UserError(
-            f"{failures[0]}\nrepair or remove the file, or leave out such files with dataset.on_error=skip"
-        )
+        raise UserError(f"{failures[0]}\nrepair or remove the file, or leave out such files with dataset.on_error=skip")
     if len(failures) > MAX_SKIPPED * num_files:
         raise UserError(
             f"dataset.on_error: {len(failures)} of {num_files} images cannot be read, "

@@ -103,9 +103,7 @@ def _store(
     name, names = f"{title.lower()}-{split}", classes if labelled else ()
     shape = (channels, image_size, image_size)
     try:
-        return prepare(
-            cache_dir, key, name=name, num_items=most_items, item_shape=shape, class_names=names, fill=fill
-        )
+        return prepare(cache_dir, key, name=name, num_items=most_items, item_shape=shape, class_names=names, fill=fill)
     except CacheError as error:
         if cache is not None:
             raise

@@ -47,9 +47,11 @@ class V:
 
 @dataclass(frozen=True)
 class EDM:
-    """EDM's preconditioning: input and target of unit variance, whatever the level (Karras et al. 2022, Table 1 and Eq. 7).
+    """EDM's preconditioning: input and target of unit variance, whatever the level (Karras et al. 2022, Table 1 and
+    Eq. 7).
 
-    sigma_data is the data's standard deviation. Stated for alpha = 1 in the paper; here for any level, by its sigma / alpha.
+    sigma_data is the data's standard deviation. Stated for alpha = 1 in the paper; here for any level, by its sigma /
+    alpha.
     """
 
     sigma_data: float = 0.5

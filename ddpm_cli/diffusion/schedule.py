@@ -156,12 +156,14 @@ def cosine(num_timesteps: int = 1000, s: float = 0.008, max_beta: float = 0.999)
 
 
 def edm(num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0) -> NoiseSchedule:
-    """alpha = 1, ln sigma linear in t from sigma_min at t = 1 to sigma_max at T; real t makes it continuous (Karras et al.
-    2022). The network embeds ln(sigma) / 4."""
+    """alpha = 1, ln sigma linear in t from sigma_min at t = 1 to sigma_max at T; real t makes it continuous (Karras et
+    al. 2022). The network embeds ln(sigma) / 4."""
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"schedule.sigma_min must lie in (0, sigma_max), got {sigma_min} and {sigma_max}")
     ends = [math.log(sigma) for sigma in (sigma_min, sigma_max)]
-    sigma = torch.cat([torch.zeros(1, dtype=torch.float64), torch.linspace(*ends, num_timesteps, dtype=torch.float64).exp()])
+    sigma = torch.cat(
+        [torch.zeros(1, dtype=torch.float64), torch.linspace(*ends, num_timesteps, dtype=torch.float64).exp()]
+    )
     return NoiseSchedule(
         torch.ones_like(sigma),
         sigma,

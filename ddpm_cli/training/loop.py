@@ -91,6 +91,7 @@ class Watch:
             step = self.state.step
             raise WorldError(
                 f"the loss or its gradient was not finite at or before step {step} "
-                f"(lr {self.trainer.lr(step - 1):.3g}); the step was not applied.\nTry a lower optimizer.lr, precision=fp32 or training.max_grad_norm=1, "
+                f"(lr {self.trainer.lr(step - 1):.3g}); the step was not applied.\n"
+                "Try a lower optimizer.lr, precision=fp32 or training.max_grad_norm=1, "
                 "and go on with resume=RUN_DIR from the last checkpoint"
             )
