@@ -29,7 +29,8 @@ class Preview:
     @torch.inference_mode()
     def __call__(self, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
         """uint8 images (num_images, C, H, W), and the strip: (4 rows of 10 stages, C, H, W) of the first four."""
-        images, strip = [], torch.empty(0)
+        images: list[Tensor] = []
+        strip = torch.empty(0)
         for start in range(0, self.num_images, self.batch_size):
             indices = range(start, min(start + self.batch_size, self.num_images))
             stages = [

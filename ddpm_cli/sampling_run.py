@@ -141,7 +141,7 @@ def _write(out: Path, images: Tensor, labels: Tensor | None, artist: Artist) -> 
     if labels is not None:
         arrays["labels"] = labels.numpy()
     temporary = out / ".samples.tmp.npz"
-    np.savez_compressed(temporary, **arrays)
+    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(out / "samples.npz")
 
 

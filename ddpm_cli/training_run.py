@@ -57,7 +57,7 @@ def _train(
     flops = plan.forward_flops(denoiser.network, store.item_shape)
     machine = plan.choose_machine(cfg, flops, content["precision"] if content else None)
     layout = torch.channels_last if machine.device.type == "cuda" else torch.contiguous_format
-    denoiser.network.to(machine.device, memory_format=layout)
+    denoiser.network.to(machine.device).to(memory_format=layout)  # type: ignore[call-overload]
     denoiser.amp_dtype = PRECISIONS[machine.precision]
     loss, timesteps = build.build_loss(cfg), build.make("timesteps", cfg["timesteps"], cfg.get("trust", []))
     state = build.build_state(cfg, denoiser.network, machine.device, machine.precision, loss, timesteps)
