@@ -3,7 +3,6 @@
 import time
 
 import torch
-from torch import Tensor
 
 from ddpm_cli.training.step import StepMetrics
 
