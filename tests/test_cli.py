@@ -67,7 +67,10 @@ WRONG_FOR_BOTH = {
     "trust=[1]": "trust",
     "hydra.nope=1": "hydra.nope",
     "hydra.run.dir=${nope}": "hydra.run.dir",
+    "hydra.sweep.dir=${.x}": "hydra.sweep.dir",
     "hydra/launcher=nope": "nope",
+    "sampler=glob(*)": "-m",
+    "sampler=range(3)": "sampler",
 }
 WRONG_FOR_TRAIN = {
     "optimzer=adam": "did you mean optimizer",
@@ -400,7 +403,7 @@ def test_the_help_is_the_programs_own(command):
 
 
 def test_every_key_of_the_primary_configuration_is_in_the_help(command):
-    from ddpm_cli.config import primary_groups, primary_keys
+    from ddpm_cli.primary import primary_groups, primary_keys
 
     for name in ("train", "sample"):
         out = command(name, "--help")[1]
@@ -457,9 +460,10 @@ def test_the_module_runs_as_a_program():
 
 def test_a_reader_that_closes_the_pipe_gets_no_traceback():
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    line = f"{sys.executable} -m ddpm_cli.train --cfg all | head -c 10"
-    done = subprocess.run(line, shell=True, env=environ, capture_output=True, text=True, timeout=60)
-    assert done.stderr == ""
+    for argv in ("--cfg all", "--help"):
+        line = f"{sys.executable} -m ddpm_cli.train {argv} | head -c 0"
+        done = subprocess.run(line, shell=True, env=environ, capture_output=True, text=True, timeout=60)
+        assert done.stderr == ""
 
 
 def test_report_is_silent_about_nothing():

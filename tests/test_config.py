@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from ddpm_cli.argv import quiet_rank, rank_of, with_quoted_paths
-from ddpm_cli.config import Composer, Context, config_dir, overlay, parse_override, primary_groups
+from ddpm_cli.config import Composer, Context, overlay, parse_override
 from ddpm_cli.errors import UserError
 from ddpm_cli.preflight import Line, checked, prepared
+from ddpm_cli.primary import config_dir, primary_groups
 from ddpm_cli.ranges import TABLE
 from ddpm_cli.resuming import remembered_overrides
 from ddpm_cli.run_dir import find_checkpoint, latest_checkpoint, resume_point, run_folder

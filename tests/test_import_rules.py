@@ -15,8 +15,8 @@ DOORS = {"train", "sample", "evaluate", "export", "report"}
 KNOWS_HYDRA = {*DOORS, "build", "config", "cli"}
 FILELESS = {"hydra", "omegaconf", "tensorboard", "os", "pathlib", "shutil", "tempfile", "io", "tqdm", "yaml"}
 GROUND = {"diffusion", "models", "data", "run_dir", "runtime", "seeding", "errors"}  # no floor below them
-TORCH_FREE = {"argv", "config", "cli", "errors", "overrides", "preflight", "ranges", "reporting", "resuming", "run_dir"}
-TORCH_FREE |= {"sample", "targets", "train", "validation"}
+TORCH_FREE = {"argv", "config", "cli", "errors", "overrides", "preflight", "primary", "ranges", "reporting"}
+TORCH_FREE |= {"resuming", "run_dir", "sample", "targets", "train", "validation"}
 
 
 def name_of(file: Path) -> str:
