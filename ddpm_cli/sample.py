@@ -13,7 +13,7 @@ from ddpm_cli.primary import config_dir
 @cli.job
 def sample(cfg: dict[str, Any], context: Context) -> Any:
     """Draw images from a checkpoint and write them into the output folder."""
-    from ddpm_cli.build import run_sampling  # torch: seconds that a refused command line must not cost
+    from ddpm_cli.sampling_run import run_sampling  # torch: seconds that a refused command line must not cost
 
     return run_sampling(cfg, context)
 

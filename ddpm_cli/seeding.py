@@ -1,4 +1,5 @@
-"""Randomness as a function of position: every draw is seeded by (seed, where it is used), so nothing random is saved."""
+"""Randomness as a function of position: every draw is seeded by (seed, where it is used), so nothing random is
+saved."""
 
 import torch
 

@@ -42,8 +42,7 @@ def check_target(group: str, target: object, trust: Sequence[str] = ()) -> None:
     package = str(target).split(".")[0]
     home = GROUP_MODULES.get(group, "this program").removesuffix(".*")
     raise UserError(
-        f"{group}._target_={target} lies outside {home}, so it is not run\n"
-        f"if the code is yours: trust=[{package}]"
+        f"{group}._target_={target} lies outside {home}, so it is not run\nif the code is yours: trust=[{package}]"
     )
 
 

@@ -13,7 +13,7 @@ from ddpm_cli.primary import config_dir
 @cli.job
 def train(cfg: dict[str, Any], context: Context) -> float | None:
     """Train, and return the final loss (a sweeper may minimise it)."""
-    from ddpm_cli.build import run_training  # torch: seconds that a refused command line must not cost
+    from ddpm_cli.training_run import run_training  # torch: seconds that a refused command line must not cost
 
     return run_training(cfg, context)
 

@@ -281,7 +281,7 @@ def test_torchs_out_of_memory_is_the_worlds_fault(command, build):
 def test_a_job_gets_plain_checked_values_and_its_folder(command, build, workplace):
     code, out, err = command("train", "run_dir=a=b", "training.num_steps=1e2", "model=cnn")
     assert code == 0, err
-    (config, context), = build.calls
+    ((config, context),) = build.calls
     assert type(config) is dict
     assert type(config["model"]["channels"]) is list
     assert config["training"]["num_steps"] == 100

@@ -1,0 +1,222 @@
+"""From a resolved configuration to objects: the one place that knows config keys and joins what they name.
+
+A configuration here is a plain dict, validated by config.py or read from a checkpoint. A group's `_target_` is looked
+up by these few lines, never by hydra.utils.instantiate, and only inside the group's own module (see
+config.check_target).
+"""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ddpm_cli import checkpoint
+from ddpm_cli.data.batches import Batches
+from ddpm_cli.data.listing import count_classes
+from ddpm_cli.data.store import Store
+from ddpm_cli.diffusion.denoiser import Denoiser
+from ddpm_cli.errors import UserError
+from ddpm_cli.targets import load_target
+from ddpm_cli.training.draws import Draws
+from ddpm_cli.training.ema import EMA
+from ddpm_cli.training.state import TrainState
+from ddpm_cli.training.step import StepSettings, Trainer
+
+Config = dict[str, Any]
+_JOINED = {  # keys of a group that are not arguments of its _target_
+    "dataset": {"flip"},
+    "optimizer": {"warmup_steps", "decay"},
+}
+
+
+def make(group: str, node: Config, trust: list[str], **joined: Any) -> Any:
+    """The object a group's node names, made with the node's other keys and `joined`; UserError says which key is
+    wrong."""
+    target = node.get("_target_")
+    if not isinstance(target, str):
+        raise UserError(f"{group}._target_ is missing: name the class or function that {group} is made of")
+    factory = load_target(group, target, trust)
+    knobs = {k: v for k, v in node.items() if k != "_target_" and k not in _JOINED.get(group, ())}
+    try:
+        inspect.signature(factory).bind(**knobs, **joined)
+    except TypeError as error:
+        raise UserError(f"{group}: {target} does not take these keys: {error}") from error
+    try:
+        return factory(**knobs, **joined)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error) if str(error).startswith(group) else f"{group}: {error}") from error
+
+
+def name_of(node: Config) -> str:
+    """The class or function a group's node names, without its module."""
+    return str(node["_target_"]).rpartition(".")[2]
+
+
+def with_facts(cfg: Config) -> Config:
+    """The configuration with what only the data's folder knows filled in: the number of classes of an image folder."""
+    if cfg["dataset"].get("num_classes", 0) is not None:
+        return cfg
+    num_classes = count_classes(Path(cfg["dataset"]["root"]))
+    model = {**cfg["model"], "num_classes": num_classes}
+    return {**cfg, "dataset": {**cfg["dataset"], "num_classes": num_classes}, "model": model}
+
+
+def item_shape(cfg: Config) -> tuple[int, ...]:
+    """(C, H, W) of the images the configuration asks for."""
+    size = cfg["dataset"]["image_size"]
+    return (cfg["dataset"]["channels"], *(size if isinstance(size, list) else (size, size)))
+
+
+def build_denoiser(cfg: Config) -> Denoiser:
+    """Network, schedule, prediction and variance, joined. Call it under torch.device("meta") to build without
+    memory."""
+    trust = cfg.get("trust", [])
+    with torch.device("cpu"):
+        schedule = make("schedule", cfg["schedule"], trust)
+    prediction = make("prediction", cfg["prediction"], trust)
+    variance = make("variance", cfg["variance"], trust)
+    model = dict(cfg["model"])
+    if model.get("class_conditional") and not cfg["dataset"].get("num_classes"):
+        model["class_conditional"] = False  # an unlabelled set has no classes to condition on
+    outputs = model["in_channels"] * (2 if variance.learned else 1)
+    network = make("model", model, trust, out_channels=outputs)
+    try:
+        network.check_input(item_shape(cfg))
+        return Denoiser(network, schedule, prediction, variance)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def null_label(network: nn.Module) -> int | None:
+    """The label that stands for no class, None for an unconditional network."""
+    return network.num_classes if network.class_conditional else None  # type: ignore[return-value]
+
+
+def build_loss(cfg: Config) -> Any:
+    weighting = make("weighting", cfg["weighting"], cfg.get("trust", []))
+    return make("loss", cfg["loss"], cfg.get("trust", []), weighting=weighting)
+
+
+def build_sampler(cfg: Config) -> Any:
+    return make("sampler", cfg["sampler"], cfg.get("trust", []))
+
+
+def build_data(cfg: Config) -> Store:
+    """The prepared data set, of the shape and number of classes the configuration states."""
+    store = make("dataset", cfg["dataset"], cfg.get("trust", []))
+    if store.item_shape != item_shape(cfg):
+        raise UserError(f"dataset: items are {store.item_shape}, the configuration says {item_shape(cfg)}")
+    return store
+
+
+def build_optimizer(cfg: Config, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser, fused into one kernel where it can be."""
+    trust = cfg.get("trust", [])
+    factory = load_target("optimizer", cfg["optimizer"]["_target_"], trust)
+    fused = {"fused": True} if "fused" in inspect.signature(factory).parameters else {}
+    return make("optimizer", cfg["optimizer"], trust, params=parameters, **fused)
+
+
+def build_state(
+    cfg: Config, network: nn.Module, device: torch.device, precision: str, loss: Any, timesteps: Any
+) -> TrainState:
+    """The run before its first step. A weighting or timesteps distribution that learns is an nn.Module and trained
+    along."""
+    candidates = {"weighting": getattr(loss, "weighting", None), "timesteps": timesteps}
+    learned = {name: module.to(device) for name, module in candidates.items() if isinstance(module, nn.Module)}
+    parameters = [p for module in (network, *learned.values()) for p in module.parameters() if p.requires_grad]
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    emas = {"ema": EMA(network, cfg["ema"]["decay"], cfg["ema"]["warmup"])}
+    return TrainState(network, emas, build_optimizer(cfg, parameters), scaler, learned)
+
+
+def ema_denoiser(denoiser: Denoiser, state: TrainState) -> Denoiser:
+    """The same denoiser with the averaged weights, following them as training goes on."""
+    averaged = Denoiser(state.emas["ema"].network, denoiser.schedule, denoiser.prediction, denoiser.variance)
+    averaged.amp_dtype = denoiser.amp_dtype
+    return averaged
+
+
+def build_trainer(
+    cfg: Config, denoiser: Denoiser, store: Store, device: torch.device, loss: Any, timesteps: Any
+) -> Trainer:
+    training, optimizer, seed = cfg["training"], cfg["optimizer"], cfg["seed"]
+    batches = Batches(store, training["batch_size"], seed, cfg["dataset"].get("flip", False), device)
+    settings = StepSettings(
+        num_steps=training["num_steps"],
+        batch_size=training["batch_size"],
+        micro_batch_size=training["micro_batch_size"] or training["batch_size"],
+        max_grad_norm=training["max_grad_norm"],
+        label_dropout=training["label_dropout"],
+        null_label=null_label(denoiser.network),
+        lr=optimizer["lr"],
+        warmup_steps=optimizer["warmup_steps"],
+        decay=optimizer["decay"],
+    )
+    draws = Draws(seed, training["batch_size"], device)
+    return Trainer(denoiser, loss, timesteps, batches.batch, draws, settings)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A denoiser out of a checkpoint, and what the checkpoint says of itself."""
+
+    denoiser: Denoiser
+    config: Config
+    step: int
+    precision: str
+
+
+def load_trained(path: Path | str, weights: str = "ema", variance: Config | None = None) -> Trained:
+    """The trained denoiser of a checkpoint, on the CPU, in eval mode. weights: `ema` or `raw`; variance overrides its
+    sigma."""
+    content = checkpoint.load(Path(path))
+    cfg = content["config"]
+    _refuse_interpolations(cfg, path)
+    if variance is not None:
+        _check_variance(cfg, variance)
+        cfg = {**cfg, "variance": variance}
+    denoiser = build_denoiser(cfg)
+    saved = content["network"] if weights == "raw" else content["emas"].get(weights)
+    if saved is None:
+        raise UserError(f"weights={weights} are not in {path}; it holds raw, {', '.join(content['emas'])}")
+    load_weights(denoiser.network, saved, path)
+    return Trained(denoiser.eval().requires_grad_(False), cfg, content["step"], content.get("precision", "fp32"))
+
+
+def load_denoiser(path: Path | str) -> Denoiser:
+    """The trained denoiser of a checkpoint file (EMA weights, eval mode, CPU), ready to be called as (x_t, t, cond)."""
+    return load_trained(path).denoiser
+
+
+def load_weights(network: nn.Module, saved: dict[str, torch.Tensor], path: Path | str) -> None:
+    """Strict; UserError names up to three entries that do not fit, and the network is left as it was."""
+    mine = network.state_dict()
+    wrong = [k for k in mine if k not in saved] + [k for k in saved if k not in mine]
+    wrong += [
+        f"{k} {tuple(saved[k].shape)} for {tuple(mine[k].shape)}"
+        for k in mine
+        if k in saved and saved[k].shape != mine[k].shape
+    ]
+    if wrong:
+        raise UserError(f"{path} does not fit this network: {', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}")
+    network.load_state_dict(saved)
+
+
+def _check_variance(cfg: Config, variance: Config) -> None:
+    if "Learned" in variance["_target_"] and variance["_target_"] != cfg["variance"]["_target_"]:
+        raise UserError(
+            "variance: this checkpoint's network has no such output; choose variance=fixed_small or fixed_large"
+        )
+
+
+def _refuse_interpolations(node: Any, path: Path | str) -> None:
+    if isinstance(node, str) and "${" in node:
+        raise UserError(f"{path}: its configuration holds an interpolation ({node}), which a checkpoint never does")
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _refuse_interpolations(child, path)

@@ -1,0 +1,32 @@
+"""scikit-learn's handwritten digits: embedded in the package, so nothing is downloaded or cached."""
+
+import numpy as np
+import torch
+
+from ddpm_cli.data.checks import check_choice, check_images, check_in_memory, check_num_classes
+from ddpm_cli.data.fingerprint import fingerprint
+from ddpm_cli.data.pixels import fit
+from ddpm_cli.data.store import Store
+
+
+def digits(*, split: str, channels: int, image_size: int, num_classes: int | None) -> Store:
+    """1,797 digits of 8x8 pixels, values 0..16 spread over 0..255; `test` is every sixth image, `train` the rest."""
+    check_choice("dataset.split", split, ("train", "test", "all"))
+    check_images(channels, image_size)
+    labelled = check_num_classes(num_classes, 10, what="digits")
+    check_in_memory(1797, channels * image_size**2)
+    from sklearn.datasets import load_digits
+
+    pixels, classes = load_digits(return_X_y=True)
+    images = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
+    labels = torch.from_numpy(classes.astype(np.int64))
+    in_test = torch.arange(len(images)) % 6 == 5
+    chosen = {"train": ~in_test, "test": in_test, "all": torch.ones_like(in_test)}[split]
+    settings = {"split": split, "channels": channels, "image_size": image_size, "labelled": labelled}
+    return Store(
+        items=fit(images[chosen], channels, image_size),
+        labels=labels[chosen] if labelled else None,
+        class_names=tuple("0123456789") if labelled else (),
+        name=f"digits-{split}",
+        fingerprint=fingerprint({"set": "digits", **settings}),
+    )

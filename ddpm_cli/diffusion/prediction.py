@@ -1,0 +1,64 @@
+"""What the network predicts, as the coefficients that turn its output into an estimate of x_0.
+
+Each is called as (level_t, level_before) -> (c_skip, c_out, c_in), all of t's shape, and the estimate of x_0 is
+c_skip x_t + c_out F(c_in x_t, time), F being the network. level_before is the level at t - 1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddpm_cli.diffusion.gaussian import NoiseLevel
+
+Coefficients = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """The noise (DDPM Eq. 11)."""
+
+    needs_signal = True  # at zero SNR the noise says nothing of x_0
+
+    def __call__(self, level: NoiseLevel, before: NoiseLevel) -> Coefficients:
+        return 1 / level.alpha, -level.sigma / level.alpha, torch.ones_like(level.alpha)
+
+
+@dataclass(frozen=True)
+class X0:
+    """The clean image itself."""
+
+    needs_signal = False
+
+    def __call__(self, level: NoiseLevel, before: NoiseLevel) -> Coefficients:
+        return torch.zeros_like(level.alpha), torch.ones_like(level.alpha), torch.ones_like(level.alpha)
+
+
+@dataclass(frozen=True)
+class V:
+    """v = alpha noise - sigma x_0 (Salimans and Ho 2022, appendix D), for any alpha² + sigma²."""
+
+    needs_signal = False
+
+    def __call__(self, level: NoiseLevel, before: NoiseLevel) -> Coefficients:
+        power = level.alpha**2 + level.sigma**2
+        return level.alpha / power, -level.sigma / power, torch.ones_like(level.alpha)
+
+
+@dataclass(frozen=True)
+class EDM:
+    """EDM's preconditioning: input and target of unit variance, whatever the level (Karras et al. 2022, Table 1 and
+    Eq. 7).
+
+    sigma_data is the data's standard deviation. Stated for alpha = 1 in the paper; here for any level, by its sigma /
+    alpha.
+    """
+
+    sigma_data: float = 0.5
+
+    needs_signal = True
+
+    def __call__(self, level: NoiseLevel, before: NoiseLevel) -> Coefficients:
+        sigma, power = level.sigma / level.alpha, (level.sigma / level.alpha) ** 2 + self.sigma_data**2
+        c_skip = self.sigma_data**2 / power
+        return c_skip / level.alpha, sigma * self.sigma_data / power.sqrt(), 1 / (power.sqrt() * level.alpha)

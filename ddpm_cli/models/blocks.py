@@ -1,0 +1,154 @@
+"""The bricks of the U-Nets: residual block, self-attention, down- and upsampling; named as in diffusers."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddpm_cli.models.attention import attend
+from ddpm_cli.models.conditioning import linear
+
+
+def conv(in_channels: int, out_channels: int, kernel: int = 3, *, gain: float = 1.0) -> nn.Conv2d:
+    """A convolution initialised as in DDPM: fan-average uniform weights times `gain`, zero bias."""
+    return initialised(nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2), gain)
+
+
+def initialised(layer: nn.Conv2d, gain: float = 1.0) -> nn.Conv2d:
+    """The layer with fan-average uniform weights times `gain` and zero bias."""
+    nn.init.xavier_uniform_(layer.weight, gain)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """What all blocks of one network have in common."""
+
+    emb_channels: int
+    groups: int  # of GroupNorm
+    dropout: float
+    head_channels: int | None = None  # None: one head
+    scale_shift_norm: bool = (
+        False  # the embedding scales and shifts norm2's output (iDDPM) instead of being added before
+    )
+    skip_scale: float = 1.0  # of the sum of a block's input and output; the root of 1/2 keeps its variance (DDPM++)
+    resample_shortcut: bool = False  # a block that resamples has a 1x1 convolution on its shortcut (DDPM++)
+    last_gain: float = 0.0  # initial gain of the last layer of a block, so that it starts as (nearly) nothing
+    attention_gain: float = 1.0  # initial gain of the query, key and value layers
+
+    def norm(self, channels: int) -> nn.GroupNorm:
+        return nn.GroupNorm(self.groups, channels, eps=1e-6)
+
+
+class ResnetBlock(nn.Module):
+    """norm, SiLU, conv, + embedding, norm, SiLU, dropout, conv, + input (DDPM, appendix B).
+
+    With `resample` ("down" or "up") it halves or doubles the image as well (Song et al. 2021, ADM)."""
+
+    def __init__(self, in_channels: int, out_channels: int, options: BlockOptions, resample: str | None = None) -> None:
+        super().__init__()
+        self.dropout, self.scale_shift_norm = options.dropout, options.scale_shift_norm
+        self.skip_scale = options.skip_scale
+        self.resample = {None: None, "down": halve, "up": double}[resample]
+        self.norm1 = options.norm(in_channels)
+        self.conv1 = conv(in_channels, out_channels)
+        self.time_emb_proj = linear(options.emb_channels, out_channels * (2 if options.scale_shift_norm else 1))
+        self.norm2 = options.norm(out_channels)
+        self.conv2 = conv(out_channels, out_channels, gain=options.last_gain)
+        shortcut = in_channels != out_channels or (resample is not None and options.resample_shortcut)
+        self.conv_shortcut = conv(in_channels, out_channels, 1) if shortcut else None
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x: (B, C, H, W); emb: (B, E), already through SiLU, which all blocks share."""
+        h = F.silu(self.norm1(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.conv1(h)
+        emb = self.time_emb_proj(emb)[:, :, None, None]
+        if self.scale_shift_norm:
+            scale, shift = emb.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        else:
+            h = self.norm2(h + emb)
+        h = self.conv2(F.dropout(F.silu(h), self.dropout, self.training))
+        return scaled(h + (x if self.conv_shortcut is None else self.conv_shortcut(x)), self.skip_scale)
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels, added to its input; one head unless `head_channels` says otherwise."""
+
+    def __init__(self, channels: int, options: BlockOptions) -> None:
+        super().__init__()
+        self.heads = channels // (options.head_channels or channels)
+        self.skip_scale = options.skip_scale
+        self.group_norm = options.norm(channels)
+        self.to_q, self.to_k, self.to_v = (linear(channels, channels, options.attention_gain) for _ in range(3))
+        self.to_out = nn.ModuleList([linear(channels, channels, options.last_gain)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W) -> (B, C, H, W)."""
+        tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, N, C)
+        q, k, v = (
+            project(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, C / heads)
+            for project in (self.to_q, self.to_k, self.to_v)
+        )
+        out = self.to_out[0](attend(q, k, v).transpose(1, 2).flatten(2))  # (B, N, C)
+        return scaled(x + out.transpose(1, 2).unflatten(2, x.shape[2:]), self.skip_scale)
+
+
+def scaled(x: Tensor, scale: float) -> Tensor:
+    return x if scale == 1 else x * scale
+
+
+def halve(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 2)
+
+
+def double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class Downsample(nn.Module):
+    """A convolution of stride 2, padded on the right and below as TensorFlow's SAME does (DDPM, diffusers)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = initialised(nn.Conv2d(channels, channels, 3, stride=2))
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """emb is unused: one call for both ways to resample."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Every pixel becomes four, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = conv(channels, channels)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """emb is unused: one call for both ways to resample."""
+        if folding_pays(x):
+            return F.conv_transpose2d(x, fold_doubling(self.conv.weight), self.conv.bias, stride=2, padding=1)
+        return self.conv(double(x))
+
+
+def fold_doubling(weight: Tensor) -> Tensor:
+    """weight: (O, I, 3, 3) of a convolution of a doubled image -> (I, O, 4, 4) of the equal transposed one.
+
+    The transposed convolution spreads the flipped kernel over 2x2 pixels, as doubling and then convolving does, with
+    16 instead of 36 products for an input pixel.
+    """
+    kernel = weight.flip(2, 3).transpose(0, 1)
+    rows = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
+    return F.pad(rows, (0, 1)) + F.pad(rows, (1, 0))
+
+
+def folding_pays(x: Tensor) -> bool:
+    """Whether the transposed convolution is the faster one: in fp32 on CPU from 8x8 up (16x16: x1.9; in bf16 x0.7)."""
+    low_precision = x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    return x.device.type == "cpu" and not low_precision and x.shape[2] * x.shape[3] >= 64

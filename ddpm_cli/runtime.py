@@ -1,0 +1,90 @@
+"""The machine a run finds itself on: device, number format, compilation, signals."""
+
+import os
+import signal
+from types import FrameType
+
+import torch
+
+from ddpm_cli.errors import UserError
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Below this the network is bound by memory, where bf16 gains nothing on a CPU (GFLOP a forward pass of one image).
+_BF16_CPU_MIN_GFLOP = 0.1
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first CUDA GPU, else Apple's, else the CPU; UserError if the named one is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(f"device={name} is not there: {count} CUDA device(s) found; use device=auto or device=cpu")
+        return torch.device("cuda", device.index or 0)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device=mps is not there; use device=auto or device=cpu")
+    return device
+
+
+def choose_precision(name: str, device: torch.device, gflop_per_image: float) -> str:
+    """`auto` is what is fast on this device and accurate enough: a fixed rule, not a timing, so that a command always
+    does the same.
+
+    CUDA: bf16 from compute capability 8, else fp16. CPU: bf16 where the processor multiplies in it and the network is
+    large enough to gain. Elsewhere fp32.
+    """
+    if name != "auto":
+        if name == "fp16" and device.type == "cpu":
+            raise UserError("precision=fp16 is for GPUs; use precision=bf16 or precision=fp32 on the CPU")
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    if device.type == "cpu" and gflop_per_image >= _BF16_CPU_MIN_GFLOP and cpu_multiplies_bf16():
+        return "bf16"
+    return "fp32"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this processor has bf16 matrix instructions, without which bf16 is slower than fp32."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def choose_compile(name: str | bool, device: torch.device) -> bool:
+    """`auto` compiles on CUDA alone: on a CPU it costs minutes and gains nothing."""
+    return device.type == "cuda" if name == "auto" else str(name).lower() == "true"
+
+
+class Signals:
+    """Turns SIGINT, SIGTERM and SIGUSR1 into a flag to be looked at between steps; a second signal ends the process at
+    once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "Signals":
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number
+
+    def __bool__(self) -> bool:
+        return self.received is not None
+
+    @property
+    def exit_code(self) -> int:
+        """130 after SIGINT, 143 after SIGTERM; SIGUSR1 (a queue's warning before the end) counts as SIGTERM."""
+        return 130 if self.received == signal.SIGINT else 143

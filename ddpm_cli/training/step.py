@@ -1,0 +1,110 @@
+"""One optimiser step: draws, losses over micro-batches, clipping, the update and the moving averages."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddpm_cli.diffusion.denoiser import Cond, Denoiser
+from ddpm_cli.diffusion.losses import LossTerms
+from ddpm_cli.training import learning_rate
+from ddpm_cli.training.draws import Draws, conditioning
+from ddpm_cli.training.state import TrainState
+
+Batch = Callable[[int, int, int], tuple[Tensor, Tensor | None]]  # (step, start, stop) -> images in [-1, 1], labels
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What a step needs to know besides the objects it works on."""
+
+    num_steps: int
+    batch_size: int
+    micro_batch_size: int
+    max_grad_norm: float | None
+    label_dropout: float
+    null_label: int | None
+    lr: float
+    warmup_steps: int
+    decay: str
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """Tensors still on the device: per image t, total, mse and vb, each (B,), and the gradient's norm before clipping,
+    0-dim."""
+
+    t: Tensor
+    total: Tensor
+    mse: Tensor | None
+    vb: Tensor | None
+    grad_norm: Tensor
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The objects of a run, joined; calling it makes the step that follows state.step."""
+
+    denoiser: Denoiser
+    loss: Callable[..., LossTerms]
+    timesteps: Callable[..., tuple[Tensor, Tensor]]
+    batch: Batch
+    draws: Draws
+    settings: StepSettings
+
+    def __call__(self, state: TrainState) -> StepMetrics:
+        step, settings = state.step, self.settings
+        for group in state.optimizer.param_groups:
+            group["lr"] = self.lr(step)
+        t, importance = self.timesteps(self.draws.uniform(step), self.denoiser.schedule)
+        state.optimizer.zero_grad(set_to_none=True)
+        parts = self._backward(state, t, importance)
+        state.scaler.unscale_(state.optimizer)
+        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        limit = float("inf") if settings.max_grad_norm is None else settings.max_grad_norm
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        self._update(state, grad_norm)
+        state.step += 1
+        for ema in state.emas.values():
+            ema.update(state.network, state.step)
+        mse, vb = (_joined([getattr(part, name) for part in parts]) for name in ("mse", "vb"))
+        return StepMetrics(t, torch.cat([part.total.detach() for part in parts]), mse, vb, grad_norm)
+
+    def lr(self, step: int) -> float:
+        """The learning rate of the step that follows `step` steps."""
+        s = self.settings
+        return s.lr * learning_rate.factor(step, num_steps=s.num_steps, warmup_steps=s.warmup_steps, decay=s.decay)
+
+    @staticmethod
+    def _update(state: TrainState, grad_norm: Tensor) -> None:
+        """The optimiser's step, left out where the gradient is not finite: on the device for the fused optimisers."""
+        if state.scaler.is_enabled():
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+        elif state.optimizer.defaults.get("fused"):
+            state.optimizer.found_inf = (~grad_norm.isfinite()).float()  # type: ignore[attr-defined]
+            state.optimizer.step()
+        elif bool(grad_norm.isfinite()):
+            state.optimizer.step()
+
+    def _backward(self, state: TrainState, t: Tensor, importance: Tensor) -> list[LossTerms]:
+        step, settings, parts = state.step, self.settings, []
+        dropped = self.draws.dropped(step, settings.label_dropout)
+        noise: Tensor | None = None
+        for part, start in enumerate(range(0, settings.batch_size, settings.micro_batch_size)):
+            rows = slice(start, min(start + settings.micro_batch_size, settings.batch_size))
+            x_0, labels = self.batch(step, rows.start, rows.stop)
+            noise = self.draws.noise(step, tuple(x_0.shape[1:])) if noise is None else noise
+            cond: Cond = conditioning(labels, dropped[rows], settings.null_label)
+            self.draws.seed_dropout(step, part)
+            terms = self.loss(self.denoiser, x_0, cond, t[rows], noise[rows])
+            # Each micro-batch adds its share of the mean over the global batch, so the gradient does not depend on its
+            # size.
+            state.scaler.scale((importance[rows] * terms.total).sum() / settings.batch_size).backward()
+            parts.append(terms)
+        return parts
+
+
+def _joined(values: list[Tensor | None]) -> Tensor | None:
+    return None if values[0] is None else torch.cat([v.detach() for v in values if v is not None])

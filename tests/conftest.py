@@ -1,0 +1,19 @@
+"""Shared by all tests: where reference data is, and threads that sleep while they wait, as the commands have them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference vectors and real data, beside the checkout or in DDPM_SHARED; tests skip without it."""
+    path = Path(os.environ.get("DDPM_SHARED", ROOT.parent / "shared"))
+    if not (path / "vectors").is_dir():
+        pytest.skip(f"no reference data at {path} (set DDPM_SHARED)")
+    return path

@@ -1,0 +1,116 @@
+import pytest
+import torch
+from doubles import ToyNetwork
+from reference import naive_loss
+
+from ddpm_cli.diffusion import losses, prediction, schedule, timesteps, variance, weighting
+from ddpm_cli.diffusion.denoiser import Denoiser, clipped, guided
+
+PREDICTIONS = {"epsilon": prediction.Epsilon(), "x0": prediction.X0(), "v": prediction.V()}
+WEIGHTINGS = {"epsilon": weighting.Epsilon(), "x0": weighting.X0(), "v": weighting.V(), "min_snr": weighting.MinSNR()}
+
+
+class Affine(torch.nn.Module):
+    """A network with two parameters, to have gradients of."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.shift = torch.nn.Parameter(torch.tensor(0.7)), torch.nn.Parameter(torch.tensor(-0.1))
+
+    def forward(self, x, time=None, cond=None):
+        return self.scale * x + self.shift
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("weight", WEIGHTINGS)
+@pytest.mark.parametrize("predict", PREDICTIONS)
+def test_weighted_loss_and_gradient_equal_the_naive_formula(predict, weight, name):
+    noise_schedule = getattr(schedule, name)(1000)
+    generator = torch.Generator().manual_seed(0)
+    for t in (1, 30, 500, 900):
+        network = Affine().double()
+        x_0, noise = (torch.randn(1, 2, 4, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+        denoiser = Denoiser(network, noise_schedule, PREDICTIONS[predict], variance.FixedSmall())
+        ours = losses.Denoising(WEIGHTINGS[weight])(denoiser, x_0, None, torch.tensor([t]), noise).total[0]
+        naive = naive_loss(weight, predict, noise_schedule, network, x_0, noise, t)
+        torch.testing.assert_close(ours, naive, rtol=1e-8, atol=0)
+        for mine, theirs in zip(*(torch.autograd.grad(v, network.parameters()) for v in (ours, naive)), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-12)
+
+
+def test_float32_loss_keeps_five_digits_at_every_noise_level():
+    for predict, (name, weight) in zip(PREDICTIONS.values(), WEIGHTINGS.items(), strict=False):
+        noise_schedule, x_0, noise = schedule.cosine(), torch.randn(8, 1, 4, 4), torch.randn(8, 1, 4, 4)
+        t = torch.tensor([1, 2, 10, 100, 500, 900, 990, 999])
+        single = Denoiser(Affine(), noise_schedule, predict, variance.FixedSmall())
+        double = Denoiser(Affine().double(), noise_schedule, predict, variance.FixedSmall())
+        low = losses.Denoising(weight)(single, x_0, None, t, noise).total
+        high = losses.Denoising(weight)(double, x_0.double(), None, t, noise.double()).total
+        torch.testing.assert_close(low.double(), high, rtol=2e-4, atol=1e-6, msg=name)
+
+
+def test_hybrid_teaches_the_variance_but_not_the_mean_by_the_bound():
+    class TwoHeads(Affine):
+        def __init__(self):
+            super().__init__()
+            self.log_scale = torch.nn.Parameter(torch.tensor(0.2))
+
+        def forward(self, x, time=None, cond=None):
+            return torch.cat([super().forward(x), self.log_scale * torch.ones_like(x)], 1)
+
+    network = TwoHeads()
+    denoiser = Denoiser(network, schedule.cosine(), prediction.Epsilon(), variance.LearnedRange())
+    x_0, noise, t = torch.rand(4, 1, 4, 4), torch.randn(4, 1, 4, 4), torch.tensor([2, 50, 300, 900])
+    hybrid = losses.Hybrid(weighting.Epsilon())(denoiser, x_0, None, t, noise)
+    simple = losses.Denoising(weighting.Epsilon())(denoiser, x_0, None, t, noise)
+    of_hybrid = torch.autograd.grad(hybrid.total.sum(), network.parameters())
+    of_simple = torch.autograd.grad(simple.total.sum(), network.parameters(), allow_unused=True)
+    torch.testing.assert_close(of_hybrid[:2], of_simple[:2])
+    assert of_hybrid[2] != 0
+
+
+def test_bound_estimates_the_sum_of_its_terms():
+    noise_schedule = schedule.cosine(20)
+    denoiser = Denoiser(
+        ToyNetwork(lambda x, u: torch.tanh(x), False), noise_schedule, prediction.X0(), variance.FixedSmall()
+    )
+    x_0 = torch.randint(0, 256, (20, 1, 4, 4)).double() / 127.5 - 1
+    noise, t = torch.randn(20, 1, 4, 4, dtype=torch.float64), torch.arange(1, 21)
+    terms = losses.VariationalBound(weighting.Epsilon())(denoiser, x_0, None, t, noise)
+    torch.testing.assert_close(terms.total, 20 * terms.vb)
+    assert (terms.vb[1:] >= 0).all()
+
+
+def test_stratified_times_cover_the_range_evenly():
+    noise_schedule, u = schedule.linear(), torch.rand(100)
+    t, importance = timesteps.Stratified()(u, noise_schedule)
+    assert ((t - 1) // 10).sort().values.unique().numel() >= 99 and (importance == 1).all()
+    assert t.min() >= 1 and t.max() <= 1000
+
+
+def test_uniform_times_span_one_to_t():
+    t, _ = timesteps.Uniform()(torch.tensor([0.0, 0.4999, 1 - 2**-24]), schedule.linear())
+    assert t.tolist() == [1, 500, 1000]
+
+
+def test_guidance_of_one_is_off_and_of_zero_unconditional():
+    class Labelled(torch.nn.Module):
+        def forward(self, x, time, cond):
+            return cond["labels"].reshape(-1, 1, 1, 1).to(x).expand_as(x)
+
+    denoiser = Denoiser(Labelled(), schedule.cosine(), prediction.X0(), variance.FixedSmall())
+    x, cond = torch.randn(2, 1, 4, 4), {"labels": torch.tensor([3, 5])}
+    t = torch.tensor(10.0, dtype=torch.float64)
+    assert guided(denoiser, 1.0, 10) is denoiser
+    assert guided(denoiser, 0.0, 10)(x, t, cond).x_0.unique().tolist() == [10]
+    torch.testing.assert_close(
+        guided(denoiser, 3.0, 10)(x, t, cond).x_0[:, 0, 0, 0], torch.tensor([10 + 3 * (3 - 10.0), 10 + 3 * (5 - 10.0)])
+    )
+    assert clipped(denoiser)(x, t, cond).x_0.max() == 1
+
+
+def test_epsilon_prediction_is_refused_at_zero_terminal_snr():
+    level = torch.linspace(1, 0, 11, dtype=torch.float64)
+    zero = schedule.NoiseSchedule(level, (1 - level**2).sqrt())
+    with pytest.raises(ValueError, match="choose prediction=v"):
+        Denoiser(Affine(), zero, prediction.Epsilon(), variance.FixedSmall())

@@ -1,0 +1,86 @@
+import os
+import zipfile
+
+import pytest
+import torch
+
+from ddpm_cli import checkpoint
+from ddpm_cli.errors import UserError, WorldError
+
+CONTENT = {"step": 3, "config": {"a": [1, 2.5, None, "x"]}, "network": {"w": torch.arange(1000.0)}, "emas": {}}
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    checkpoint.save(tmp_path / "a.pt", CONTENT)
+    loaded = checkpoint.load(tmp_path / "a.pt")
+    assert loaded["config"] == CONTENT["config"] and torch.equal(loaded["network"]["w"], CONTENT["network"]["w"])
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_flipped_bits_and_truncation_are_found_before_anything_is_loaded(tmp_path):
+    checkpoint.save(tmp_path / "a.pt", CONTENT)
+    good = (tmp_path / "a.pt").read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    missed = []
+    for _ in range(60):
+        place = int(torch.randint(len(good) * 8, (), generator=generator))
+        flipped = bytearray(good)
+        flipped[place // 8] ^= 1 << place % 8
+        (tmp_path / "b.pt").write_bytes(flipped)
+        try:
+            loaded = checkpoint.load(tmp_path / "b.pt")
+        except UserError:
+            continue
+        if not torch.equal(loaded["network"]["w"], CONTENT["network"]["w"]) or loaded["config"] != CONTENT["config"]:
+            missed.append(place)
+    assert not missed
+    for length in range(0, len(good), len(good) // 40):
+        (tmp_path / "b.pt").write_bytes(good[:length])
+        with pytest.raises(UserError, match="damaged"):
+            checkpoint.load(tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize("wrong", ["directory", "other", "state_dict", "text", "newer", "missing"])
+def test_what_is_no_checkpoint_is_refused_by_name(tmp_path, wrong):
+    path = tmp_path / "x.pt"
+    if wrong == "directory":
+        path.mkdir()
+    elif wrong == "other":
+        torch.save([1, 2], path)
+    elif wrong == "state_dict":
+        torch.save({"w": torch.ones(2)}, path)
+    elif wrong == "text":
+        path.write_text("hello")
+    elif wrong == "newer":
+        torch.save({**CONTENT, "format": checkpoint.FORMAT + 1}, path)
+    with pytest.raises(UserError, match="x.pt"):
+        checkpoint.load(path)
+
+
+def test_a_failing_writer_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, CONTENT)
+    good = path.read_bytes()
+
+    def full(content, file):
+        file.write(b"half of it")
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 704 vs 598")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(WorldError, match=r"could not write .*a.pt.*MiB free"):
+        checkpoint.save(path, CONTENT)
+    assert path.read_bytes() == good and os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self):
+            return os.system, (f"touch {marker}",)
+
+    torch.save({**CONTENT, "format": 1, "evil": Payload()}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="not a checkpoint") as caught:
+        checkpoint.load(tmp_path / "a.pt")
+    assert not marker.exists() and "weights_only=False" not in str(caught.value)
+    assert zipfile.is_zipfile(tmp_path / "a.pt")

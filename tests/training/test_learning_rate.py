@@ -1,0 +1,20 @@
+import pytest
+
+from ddpm_cli.training.learning_rate import DECAYS, factor
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+def test_warm_up_is_linear_and_reaches_one(decay):
+    values = [factor(step, num_steps=1000, warmup_steps=10, decay=decay) for step in range(10)]
+    assert values == pytest.approx([0.1 * k for k in range(1, 11)])
+
+
+def test_decays_end_near_zero_and_none_stays():
+    last = {decay: factor(999, num_steps=1000, warmup_steps=100, decay=decay) for decay in DECAYS}
+    assert last["none"] == 1 and 0 < last["linear"] < 2e-3 and 0 < last["cosine"] < 1e-5
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+def test_no_warm_up_and_warm_up_beyond_the_end_are_defined(decay):
+    assert factor(0, num_steps=10, warmup_steps=0, decay=decay) == 1
+    assert 0 < factor(9, num_steps=10, warmup_steps=50, decay=decay) <= 1
