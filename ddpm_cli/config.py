@@ -1,6 +1,5 @@
 """The configuration as this program uses it: where its files are, how they are composed, plain values out of them."""
 
-import copy
 import os
 import re
 import warnings
@@ -26,9 +25,6 @@ from ddpm_cli.errors import UserError
 from ddpm_cli.primary import config_dir, knobs_text, options_text, primary_groups
 from ddpm_cli.run_dir import OUTPUTS, run_folder
 from ddpm_cli.validation import MISSING, shown
-
-# What one invocation is about: neither remembered by the run nor taken from a checkpoint when a run is resumed.
-INVOCATION_KEYS = ("run_dir", "resume", "init", "dry_run", "trust", "training.stop_at")
 
 
 @dataclass(frozen=True)
@@ -57,24 +53,6 @@ def as_typed(overrides: Any) -> list[str]:
     """Hydra's record of overrides as text; iterating over it would resolve the interpolations in it."""
     texts = OmegaConf.to_container(overrides, resolve=False)
     return [str(text) for text in texts] if isinstance(texts, list) else []
-
-
-def overlay(stored: Mapping[str, Any], config: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    """A stored configuration with what was typed now laid over it: the configuration of a resumed run.
-
-    A typed group replaces the group's whole subtree. The keys of one invocation always come from now.
-    """
-    result = copy.deepcopy(dict(stored))
-    for key in dict.fromkeys([*context.typed_keys, *INVOCATION_KEYS]):
-        source: Any = config
-        target: Any = result
-        *parents, last = key.split(".")
-        for parent in parents:
-            source = source.get(parent) if isinstance(source, Mapping) else None
-            target = target.setdefault(parent, {}) if isinstance(target, dict) else None
-        if isinstance(source, Mapping) and isinstance(target, dict) and last in source:
-            target[last] = copy.deepcopy(source[last])
-    return result
 
 
 def register_resolvers() -> None:

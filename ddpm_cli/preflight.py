@@ -14,7 +14,7 @@ from ddpm_cli.config import Composer, as_typed, key_of, parse_override, plain, r
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.overrides import check_group, check_key, is_choice, jobs
 from ddpm_cli.primary import primary_groups, primary_keys
-from ddpm_cli.resuming import remembered_config_dir, remembered_overrides, resume_count
+from ddpm_cli.remembered import remembered_config_dir, remembered_overrides, resume_count
 from ddpm_cli.run_dir import find_checkpoint, resume_point, run_of
 from ddpm_cli.validation import dotted_keys, shown, unknown_key, validated
 
