@@ -3,8 +3,9 @@
 import copy
 from typing import Any
 
-from ddpm_cli.config import INVOCATION_KEYS, key_of
+from ddpm_cli.config import key_of
 from ddpm_cli.errors import UserError
+from ddpm_cli.remembered import INVOCATION_KEYS
 
 # What the weights and the meaning of a step depend on. A learning rate or a batch size may change; these may not.
 FIXED = ("model", "schedule", "prediction", "variance", "dataset")

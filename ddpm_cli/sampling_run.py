@@ -84,7 +84,7 @@ def run_sampling(cfg: dict[str, Any], context: Context) -> None:
 
 def build_artist(cfg: dict[str, Any], path: Path) -> Artist:
     """Loads the checkpoint and joins it with what the invocation asks for."""
-    trained = build.load_trained(path, cfg["weights"], cfg["variance"])
+    trained = build.load_trained(path, cfg["weights"], cfg["variance"], cfg["trust"])
     denoiser, classes = trained.denoiser, build.null_label(trained.denoiser.network)
     if classes is None and (cfg["labels"] not in (None, "none") or cfg["guidance"]["scale"] != 1):
         raise UserError(f"labels and guidance.scale need a class-conditional model; {path} is unconditional")

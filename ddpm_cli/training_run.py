@@ -31,12 +31,12 @@ def run_training(cfg: dict[str, Any], context: Context) -> float:
         for key, value in plan.describe(build.with_facts(cfg)).items():
             print(f"{key}: {value}")
         return math.nan
-    started_from = resume_point(cfg["resume"], cfg["run_dir"])
+    started_from = resume_point(cfg["resume"], context.run_dir)
     content = None
     if started_from is not None:
         content = checkpoint.load(started_from)
         cfg = resume.merge(content["config"], cfg, context.overrides)
-        run = RunDir.open(started_from.parent.parent)
+        run = RunDir.open(context.run_dir)
     else:
         cfg = build.with_facts(cfg)
         plan.describe(cfg)  # what only the built objects know to be wrong is refused before a folder is claimed
