@@ -51,7 +51,7 @@ def save(path: Path, content: Content) -> None:
     try:
         with open(temporary, "wb") as file:
             summed = _Summed(file)
-            torch.save({"format": FORMAT, **content}, summed)
+            torch.save({"format": FORMAT, **content}, summed)  # type: ignore[arg-type]  # it needs no more of a file
             file.write(b"ddpm_cli crc32 %08x\n" % summed.crc)
             file.flush()
             os.fsync(file.fileno())

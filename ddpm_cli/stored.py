@@ -21,7 +21,9 @@ def check_stored(config: Any, path: Path | str) -> None:
     for group, keys in _NEEDED.items():
         node = config.get(group) if isinstance(config, dict) else None
         if not isinstance(node, dict) or any(key not in node for key in ("_target_", *keys)):
-            raise UserError(f"{path}: its configuration lacks {group} or a part of it; it was not written by ddpm-train")
+            raise UserError(
+                f"{path}: its configuration lacks {group} or a part of it; it was not written by ddpm-train"
+            )
     for key, value in _leaves(config):
         rule = rule_for(key, None)
         try:

@@ -102,6 +102,7 @@ class Loop:
         self.best: float | None = None
         self.skipped: set[int] = set()
         self.saved: int | None = state.step if state.step else None
+        self.pending = False  # what follows a step (metrics, preview, checkpoint) was interrupted
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint holds beside the state, so that a resumed run also writes the same metrics."""
@@ -110,17 +111,21 @@ class Loop:
             "last": self.last,
             "best": self.best,
             "skipped": sorted(self.skipped),
+            "pending": self.pending,
         }
 
     def load_progress(self, progress: dict[str, Any]) -> None:
         self.meter.load_state_dict(progress["meter"])
         self.last, self.best = dict(progress["last"]), progress["best"]
         self.skipped |= set(progress["skipped"])
+        self.pending = progress["pending"]
 
     def run(self) -> dict[str, float]:
         if self.on_nonfinite == "rollback" and self.saved is None:
             self._save()  # what is gone back to before the first checkpoint
         try:
+            if self.pending:
+                self._after_step()
             while self.state.step < self.cadence.end and not self.keeper.interrupted():
                 try:
                     self._step()
@@ -145,6 +150,7 @@ class Loop:
             self.meter.add(metrics)
             self.watch.add(metrics)
         self.journal.tick()
+        self.pending = True
 
     def _made(self):
         try:
@@ -153,7 +159,9 @@ class Loop:
             if not is_out_of_memory(error):
                 raise
             s = self.trainer.settings
-            raise out_of_memory(self.state.step, s.batch_size, s.micro_batch_size, self.keeper.newest(), error) from error
+            raise out_of_memory(
+                self.state.step, s.batch_size, s.micro_batch_size, self.keeper.newest(), error
+            ) from error
 
     def _after_step(self) -> None:
         step, cadence = self.state.step, self.cadence
@@ -166,6 +174,7 @@ class Loop:
         paused = self.meter.pause()
         if cadence.due(cadence.sample_every, step):
             self.keeper.sample(self.state)
+        self.pending = False
         if saving:
             self._save(judge=True)
         self.meter.resume(paused)

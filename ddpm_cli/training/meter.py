@@ -15,6 +15,7 @@ class Meter:
 
     def __init__(self, num_timesteps: int, device: torch.device):
         self.num_timesteps, self.device = num_timesteps, device
+        self._timed = 0
         self._loss = self._vb = self._last_norm = self._by_t = torch.empty(0)
         self._reset()
 
