@@ -90,8 +90,9 @@ def discretised_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tensor, 
     """
     half = 1 / (bins - 1)
     scale = torch.exp(-0.5 * log_variance) / math.sqrt(2)
-    upper = torch.where(x_0 > 1 - half / 2, torch.inf, x_0 - mean + half) * scale
-    lower = torch.where(x_0 < -1 + half / 2, -torch.inf, x_0 - mean - half) * scale
+    # The open ends are put in after the scaling: the gradient of inf * scale is not a number.
+    upper = torch.where(x_0 > 1 - half / 2, torch.inf, (x_0 - mean + half) * scale)
+    lower = torch.where(x_0 < -1 + half / 2, -torch.inf, (x_0 - mean - half) * scale)
     # erf's difference cancels in the upper tail; by symmetry both ends are taken where erf is accurate.
     flip = lower > 0
     upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
