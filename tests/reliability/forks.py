@@ -1,5 +1,6 @@
 """Commands in children forked from one process that has imported everything, so that a trial costs no import."""
 
+import logging
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ def warm_up() -> None:
     import ddpm_cli.train
     import ddpm_cli.training_run  # noqa: F401
 
+    logging.getLogger("ddpm_cli").addHandler(logging.NullHandler())  # the parent's own; Hydra gives the children theirs
     with torch.device("meta"):
         torch.nn.Embedding(2, 2)
 
