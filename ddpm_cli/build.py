@@ -15,9 +15,10 @@ from torch import nn
 
 from ddpm_cli import checkpoint
 from ddpm_cli.data.batches import Batches
-from ddpm_cli.data.listing import count_classes
 from ddpm_cli.data.store import Store
+from ddpm_cli.diffusion import schedule as schedules
 from ddpm_cli.diffusion.denoiser import Denoiser
+from ddpm_cli.diffusion.pairs import check_objective
 from ddpm_cli.errors import UserError
 from ddpm_cli.targets import load_target
 from ddpm_cli.training.draws import Draws
@@ -28,6 +29,7 @@ from ddpm_cli.training.step import StepSettings, Trainer
 Config = dict[str, Any]
 _JOINED = {  # keys of a group that are not arguments of its _target_
     "dataset": {"flip"},
+    "schedule": {"path", "zero_terminal_snr", "rescale_time"},
     "optimizer": {"warmup_steps", "decay"},
 }
 
@@ -57,29 +59,36 @@ def name_of(node: Config) -> str:
     return str(node["_target_"]).rpartition(".")[2]
 
 
-def with_facts(cfg: Config) -> Config:
-    """The configuration with what only the data's folder knows filled in: the number of classes of an image folder."""
-    if cfg["dataset"].get("num_classes", 0) is not None:
-        return cfg
-    num_classes = count_classes(Path(cfg["dataset"]["root"]))
-    model = {**cfg["model"], "num_classes": num_classes}
-    return {**cfg, "dataset": {**cfg["dataset"], "num_classes": num_classes}, "model": model}
-
-
 def item_shape(cfg: Config) -> tuple[int, ...]:
     """(C, H, W) of the images the configuration asks for."""
     size = cfg["dataset"]["image_size"]
     return (cfg["dataset"]["channels"], *(size if isinstance(size, list) else (size, size)))
 
 
-def build_denoiser(cfg: Config) -> Denoiser:
+def build_schedule(cfg: Config) -> schedules.NoiseSchedule:
+    """The noise schedule, with zero terminal SNR and the network's time rescaled where asked for."""
+    node = cfg["schedule"]
+    with torch.device("cpu"):
+        schedule = make("schedule", node, cfg.get("trust", []))
+        try:
+            schedule = schedules.zero_terminal_snr(schedule) if node.get("zero_terminal_snr") else schedule
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    return schedules.rescaled_time(schedule) if node.get("rescale_time") else schedule
+
+
+def build_variance(cfg: Config, estimate: dict[str, torch.Tensor] | None = None) -> Any:
+    """estimate: what a checkpoint holds for the analytic variance; without it that one stands for itself, empty."""
+    analytic = name_of(cfg["variance"]) == "Analytic"
+    return make("variance", cfg["variance"], cfg.get("trust", []), **({"estimate": estimate} if analytic else {}))
+
+
+def build_denoiser(cfg: Config, estimate: dict[str, torch.Tensor] | None = None) -> Denoiser:
     """Network, schedule, prediction and variance, joined. Call it under torch.device("meta") to build without
     memory."""
     trust = cfg.get("trust", [])
-    with torch.device("cpu"):
-        schedule = make("schedule", cfg["schedule"], trust)
-    prediction = make("prediction", cfg["prediction"], trust)
-    variance = make("variance", cfg["variance"], trust)
+    schedule, prediction = build_schedule(cfg), make("prediction", cfg["prediction"], trust)
+    variance = build_variance(cfg, estimate)
     model = dict(cfg["model"])
     if model.get("class_conditional") and not cfg["dataset"].get("num_classes"):
         model["class_conditional"] = False  # an unlabelled set has no classes to condition on
@@ -97,9 +106,19 @@ def null_label(network: nn.Module) -> int | None:
     return network.num_classes if network.class_conditional else None  # type: ignore[return-value]
 
 
-def build_loss(cfg: Config) -> Any:
-    weighting = make("weighting", cfg["weighting"], cfg.get("trust", []))
-    return make("loss", cfg["loss"], cfg.get("trust", []), weighting=weighting)
+def build_objective(cfg: Config, denoiser: Denoiser) -> tuple[Any, Any]:
+    """The loss and the distribution of timesteps; UserError where they cannot train this denoiser."""
+    trust = cfg.get("trust", [])
+    loss = make("loss", cfg["loss"], trust, weighting=make("weighting", cfg["weighting"], trust))
+    factory = load_target("timesteps", cfg["timesteps"]["_target_"], trust)
+    rows = {"num_timesteps": denoiser.schedule.num_timesteps}
+    takes_rows = "num_timesteps" in inspect.signature(factory).parameters
+    timesteps = make("timesteps", cfg["timesteps"], trust, **(rows if takes_rows else {}))
+    try:
+        check_objective(denoiser, loss, timesteps)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return loss, timesteps
 
 
 def build_sampler(cfg: Config) -> Any:
@@ -179,9 +198,9 @@ def load_trained(path: Path | str, weights: str = "ema", variance: Config | None
     cfg = content["config"]
     _refuse_interpolations(cfg, path)
     if variance is not None:
-        _check_variance(cfg, variance)
+        _check_variance(cfg, variance, weights in content.get("analytic", {}), path)
         cfg = {**cfg, "variance": variance}
-    denoiser = build_denoiser(cfg)
+    denoiser = build_denoiser(cfg, content.get("analytic", {}).get(weights))
     saved = content["network"] if weights == "raw" else content["emas"].get(weights)
     if saved is None:
         raise UserError(f"weights={weights} are not in {path}; it holds raw, {', '.join(content['emas'])}")
@@ -208,10 +227,15 @@ def load_weights(network: nn.Module, saved: dict[str, torch.Tensor], path: Path 
     network.load_state_dict(saved)
 
 
-def _check_variance(cfg: Config, variance: Config) -> None:
+def _check_variance(cfg: Config, variance: Config, estimated: bool, path: Path | str) -> None:
     if "Learned" in variance["_target_"] and variance["_target_"] != cfg["variance"]["_target_"]:
         raise UserError(
             "variance: this checkpoint's network has no such output; choose variance=fixed_small or fixed_large"
+        )
+    if name_of(variance) == "Analytic" and not estimated:
+        raise UserError(
+            f"variance=analytic has not been measured for these weights of {path}\n"
+            f"run ddpm-analytic ckpt={path} first, or choose variance=fixed_small"
         )
 
 
