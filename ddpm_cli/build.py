@@ -6,6 +6,7 @@ config.check_target).
 """
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,11 +192,14 @@ class Trained:
     precision: str
 
 
-def load_trained(path: Path | str, weights: str = "ema", variance: Config | None = None) -> Trained:
+def load_trained(
+    path: Path | str, weights: str = "ema", variance: Config | None = None, trust: Sequence[str] = ()
+) -> Trained:
     """The trained denoiser of a checkpoint, on the CPU, in eval mode. weights: `ema` or `raw`; variance overrides its
-    sigma."""
+    sigma; trust: packages whose classes its configuration may name (what the checkpoint itself says of trust is
+    void)."""
     content = checkpoint.load(Path(path))
-    cfg = content["config"]
+    cfg = {**content["config"], "trust": list(trust)}
     _refuse_interpolations(cfg, path)
     if variance is not None:
         _check_variance(cfg, variance, weights in content.get("analytic", {}), path)

@@ -109,7 +109,7 @@ class DPMSolverPP:
         for i, (t, s) in enumerate(zip(times[:-1], times[1:].tolist(), strict=True)):
             x_0 = denoise(x, t).x_0
             x = torch.mul(x, keep[i]).add_(x_0, alpha=gain[i] * (1 + carry[i]))
-            if carry[i]:
+            if carry[i] and previous is not None:
                 x.add_(previous, alpha=-gain[i] * carry[i])
             previous = x_0
             yield SamplerStep(i, s, x, x_0)

@@ -209,7 +209,8 @@ def laplace(
         raise ValueError(f"schedule.log_snr_min must lie below log_snr_max, got {log_snr_min} and {log_snr_max}")
     law = torch.distributions.Laplace(torch.tensor(mean).double(), torch.tensor(scale).double())
     ends = torch.tensor([log_snr_max, log_snr_min], dtype=torch.float64)
-    log_snr = law.icdf(torch.linspace(*law.cdf(ends).tolist(), num_timesteps, dtype=torch.float64))
+    above, below = law.cdf(ends).tolist()
+    log_snr = law.icdf(torch.linspace(above, below, num_timesteps, dtype=torch.float64))
     return from_log_snr(log_snr.clamp(log_snr_min, log_snr_max))
 
 
@@ -224,8 +225,8 @@ def cosine_log_snr(
     image_size pixels, averaged down to noise_size, lose their signal as the cosine schedule has it."""
     if not log_snr_min < log_snr_max:
         raise ValueError(f"schedule.log_snr_min must lie below log_snr_max, got {log_snr_min} and {log_snr_max}")
-    ends = [math.atan(math.exp(-0.5 * log_snr)) for log_snr in (log_snr_max, log_snr_min)]
-    log_snr = -2 * torch.tan(torch.linspace(*ends, num_timesteps, dtype=torch.float64)).log()
+    first, last = (math.atan(math.exp(-0.5 * log_snr)) for log_snr in (log_snr_max, log_snr_min))
+    log_snr = -2 * torch.tan(torch.linspace(first, last, num_timesteps, dtype=torch.float64)).log()
     sides = image_size if isinstance(image_size, list) else [image_size, image_size]
     return from_log_snr(log_snr + math.log(noise_size**2 / math.prod(sides)))
 
@@ -273,10 +274,8 @@ def edm(num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 
     al. 2022). The network embeds ln(sigma) / 4."""
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"schedule.sigma_min must lie in (0, sigma_max), got {sigma_min} and {sigma_max}")
-    ends = [math.log(sigma) for sigma in (sigma_min, sigma_max)]
-    sigma = torch.cat(
-        [torch.zeros(1, dtype=torch.float64), torch.linspace(*ends, num_timesteps, dtype=torch.float64).exp()]
-    )
+    log_sigma = torch.linspace(math.log(sigma_min), math.log(sigma_max), num_timesteps, dtype=torch.float64)
+    sigma = torch.cat([torch.zeros(1, dtype=torch.float64), log_sigma.exp()])
     return NoiseSchedule(
         torch.ones_like(sigma),
         sigma,

@@ -70,6 +70,8 @@ class LossSecondMoment(nn.Module):
     """
 
     covers_all = True
+    losses: Tensor
+    counts: Tensor
 
     def __init__(self, num_timesteps: int, history: int = 10, uniform_share: float = 0.001):
         super().__init__()

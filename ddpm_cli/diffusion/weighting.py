@@ -88,6 +88,9 @@ class Uncertainty(nn.Module):
     training.
     """
 
+    frequencies: Tensor
+    phases: Tensor
+
     def __init__(self, sigma_data: float = 0.5, channels: int = 128):
         super().__init__()
         self.base = EDM(sigma_data)
