@@ -57,7 +57,9 @@ def test_the_perfect_output_gives_x_0_back(name, where):
 
 
 def test_edm_preconditioning_meets_the_reference(shared):
-    ref = {k[8:]: torch.from_numpy(v) for k, v in np.load(shared / "vectors/edm.npz").items() if k.startswith("precond")}
+    ref = {
+        k[8:]: torch.from_numpy(v) for k, v in np.load(shared / "vectors/edm.npz").items() if k.startswith("precond")
+    }
     noise_schedule = schedule.edm()
     t = noise_schedule.time_of(-2 * ref["sigma"].log())
     level = noise_schedule.level(t)
