@@ -20,6 +20,7 @@ from ddpm_cli.data.store import Store
 from ddpm_cli.diffusion import schedule as schedules
 from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.diffusion.pairs import check_objective
+from ddpm_cli.diffusion.variance import Analytic
 from ddpm_cli.errors import UserError
 from ddpm_cli.targets import load_target
 from ddpm_cli.training.draws import Draws
@@ -55,6 +56,12 @@ def make(group: str, node: Config, trust: list[str], **joined: Any) -> Any:
         raise UserError(str(error) if str(error).startswith(group) else f"{group}: {error}") from error
 
 
+def make_asking(group: str, node: Config, trust: list[str], **offered: Any) -> Any:
+    """As make, with those of `offered` that the target takes."""
+    taken = inspect.signature(load_target(group, node["_target_"], trust)).parameters
+    return make(group, node, trust, **{key: value for key, value in offered.items() if key in taken})
+
+
 def name_of(node: Config) -> str:
     """The class or function a group's node names, without its module."""
     return str(node["_target_"]).rpartition(".")[2]
@@ -78,18 +85,12 @@ def build_schedule(cfg: Config) -> schedules.NoiseSchedule:
     return schedules.rescaled_time(schedule) if node.get("rescale_time") else schedule
 
 
-def build_variance(cfg: Config, estimate: dict[str, torch.Tensor] | None = None) -> Any:
-    """estimate: what a checkpoint holds for the analytic variance; without it that one stands for itself, empty."""
-    analytic = name_of(cfg["variance"]) == "Analytic"
-    return make("variance", cfg["variance"], cfg.get("trust", []), **({"estimate": estimate} if analytic else {}))
-
-
-def build_denoiser(cfg: Config, estimate: dict[str, torch.Tensor] | None = None) -> Denoiser:
+def build_denoiser(cfg: Config) -> Denoiser:
     """Network, schedule, prediction and variance, joined. Call it under torch.device("meta") to build without
     memory."""
     trust = cfg.get("trust", [])
     schedule, prediction = build_schedule(cfg), make("prediction", cfg["prediction"], trust)
-    variance = build_variance(cfg, estimate)
+    variance = make_asking("variance", cfg["variance"], trust, estimate=None)
     model = dict(cfg["model"])
     if model.get("class_conditional") and not cfg["dataset"].get("num_classes"):
         model["class_conditional"] = False  # an unlabelled set has no classes to condition on
@@ -111,10 +112,7 @@ def build_objective(cfg: Config, denoiser: Denoiser) -> tuple[Any, Any]:
     """The loss and the distribution of timesteps; UserError where they cannot train this denoiser."""
     trust = cfg.get("trust", [])
     loss = make("loss", cfg["loss"], trust, weighting=make("weighting", cfg["weighting"], trust))
-    factory = load_target("timesteps", cfg["timesteps"]["_target_"], trust)
-    rows = {"num_timesteps": denoiser.schedule.num_timesteps}
-    takes_rows = "num_timesteps" in inspect.signature(factory).parameters
-    timesteps = make("timesteps", cfg["timesteps"], trust, **(rows if takes_rows else {}))
+    timesteps = make_asking("timesteps", cfg["timesteps"], trust, num_timesteps=denoiser.schedule.num_timesteps)
     try:
         check_objective(denoiser, loss, timesteps)
     except ValueError as error:
@@ -136,10 +134,7 @@ def build_data(cfg: Config) -> Store:
 
 def build_optimizer(cfg: Config, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimiser, fused into one kernel where it can be."""
-    trust = cfg.get("trust", [])
-    factory = load_target("optimizer", cfg["optimizer"]["_target_"], trust)
-    fused = {"fused": True} if "fused" in inspect.signature(factory).parameters else {}
-    return make("optimizer", cfg["optimizer"], trust, params=parameters, **fused)
+    return make_asking("optimizer", cfg["optimizer"], cfg.get("trust", []), params=parameters, fused=True)
 
 
 def build_state(
@@ -187,9 +182,9 @@ class Trained:
     """A denoiser out of a checkpoint, and what the checkpoint says of itself."""
 
     denoiser: Denoiser
+    variance: Any  # what a sampler takes for sigma_theta: the denoiser's own unless it was overridden
     config: Config
     step: int
-    precision: str
 
 
 def load_trained(
@@ -201,15 +196,17 @@ def load_trained(
     content = checkpoint.load(Path(path))
     cfg = {**content["config"], "trust": list(trust)}
     _refuse_interpolations(cfg, path)
+    denoiser = build_denoiser(cfg)
+    sigma = denoiser.variance
     if variance is not None:
-        _check_variance(cfg, variance, weights in content.get("analytic", {}), path)
-        cfg = {**cfg, "variance": variance}
-    denoiser = build_denoiser(cfg, content.get("analytic", {}).get(weights))
+        estimate = content.get("analytic", {}).get(weights)
+        sigma = make_asking("variance", variance, cfg["trust"], estimate=estimate)
+        _check_variance(denoiser, sigma, f"{path} (weights={weights})")
     saved = content["network"] if weights == "raw" else content["emas"].get(weights)
     if saved is None:
         raise UserError(f"weights={weights} are not in {path}; it holds raw, {', '.join(content['emas'])}")
     load_weights(denoiser.network, saved, path)
-    return Trained(denoiser.eval().requires_grad_(False), cfg, content["step"], content.get("precision", "fp32"))
+    return Trained(denoiser.eval().requires_grad_(False), sigma, cfg, content["step"])
 
 
 def load_denoiser(path: Path | str) -> Denoiser:
@@ -231,15 +228,15 @@ def load_weights(network: nn.Module, saved: dict[str, torch.Tensor], path: Path 
     network.load_state_dict(saved)
 
 
-def _check_variance(cfg: Config, variance: Config, estimated: bool, path: Path | str) -> None:
-    if "Learned" in variance["_target_"] and variance["_target_"] != cfg["variance"]["_target_"]:
+def _check_variance(denoiser: Denoiser, variance: Any, weights: str) -> None:
+    if variance.learned and type(variance) is not type(denoiser.variance):
         raise UserError(
             "variance: this checkpoint's network has no such output; choose variance=fixed_small or fixed_large"
         )
-    if name_of(variance) == "Analytic" and not estimated:
+    if isinstance(variance, Analytic) and not variance.measured:
         raise UserError(
-            f"variance=analytic has not been measured for these weights of {path}\n"
-            f"run ddpm-analytic ckpt={path} first, or choose variance=fixed_small"
+            f"variance=analytic has not been measured for {weights}; "
+            "run ddpm-analytic ckpt=CHECKPOINT first, or choose variance=fixed_small"
         )
 
 

@@ -85,6 +85,10 @@ class Analytic:
         if estimate is not None:
             self._tables[torch.device("cpu")] = estimate["log_snr"].double(), estimate["noise_error"].double()
 
+    @property
+    def measured(self) -> bool:
+        return bool(self._tables)
+
     def __call__(self, raw: Tensor | None, level_t: NoiseLevel, level_s: NoiseLevel, floor: Tensor) -> Tensor:
         c_0, _, variance = posterior_coefficients(level_t, level_s)
         # With 8-bit data in [-1, 1], no estimate need be further off than the middle: Var x_0 <= 1 (Theorem 2).
