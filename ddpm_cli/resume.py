@@ -38,10 +38,9 @@ def merge(stored: Config, composed: Config, typed: list[str]) -> Config:
 
 
 def _facts(value: Any) -> Any:
-    """A group's node without the keys that say where the data is."""
-    return (
-        {k: v for k, v in value.items() if k not in ("root", "cache", "download")} if isinstance(value, dict) else value
-    )
+    """A group's node without the keys that say where the data is, or were read from a file when the run began."""
+    where = ("root", "cache", "download", "values")
+    return {k: v for k, v in value.items() if k not in where} if isinstance(value, dict) else value
 
 
 def _refuse_change(key: str, new: Any, old: Any) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from ddpm_cli import __version__, build, checkpoint, plan, resume
 from ddpm_cli.config import Context
+from ddpm_cli.facts import with_facts
 from ddpm_cli.pictures import save_png
 from ddpm_cli.preview import Preview, grid_of, strip_of
 from ddpm_cli.run_dir import find_checkpoint, resume_point
@@ -28,7 +29,7 @@ log = logging.getLogger("ddpm_cli")
 def run_training(cfg: dict[str, Any], context: Context) -> float:
     """Trains as configured and returns the final training loss; the last line on stdout is the run's folder."""
     if cfg["dry_run"]:
-        for key, value in plan.describe(build.with_facts(cfg)).items():
+        for key, value in plan.describe(with_facts(cfg)).items():
             print(f"{key}: {value}")
         return math.nan
     started_from = resume_point(cfg["resume"], context.run_dir)
@@ -38,7 +39,7 @@ def run_training(cfg: dict[str, Any], context: Context) -> float:
         cfg = resume.merge(content["config"], cfg, context.overrides)
         run = RunDir.open(context.run_dir)
     else:
-        cfg = build.with_facts(cfg)
+        cfg = with_facts(cfg)
         plan.describe(cfg)  # what only the built objects know to be wrong is refused before a folder is claimed
         run = RunDir.create(context.run_dir)
     try:
@@ -59,7 +60,7 @@ def _train(
     layout = torch.channels_last if machine.device.type == "cuda" else torch.contiguous_format
     denoiser.network.to(machine.device).to(memory_format=layout)  # type: ignore[call-overload]
     denoiser.amp_dtype = PRECISIONS[machine.precision]
-    loss, timesteps = build.build_loss(cfg), build.make("timesteps", cfg["timesteps"], cfg.get("trust", []))
+    loss, timesteps = build.build_objective(cfg, denoiser)
     state = build.build_state(cfg, denoiser.network, machine.device, machine.precision, loss, timesteps)
     _start(state, cfg, content)
     if machine.compile:

@@ -24,7 +24,7 @@ OPTIONS = [
     for path in sorted(Path(config_dir(), group).glob("*.yaml"))
 ]
 FLAGS = SimpleNamespace(cfg=None, config_dir=None, config_path=None, config_name=None, multirun=False)
-REQUIRED = {"image_folder": ["dataset.root=pictures"]}
+REQUIRED = {"image_folder": ["dataset.root=pictures"], "table": ["schedule.path=table.txt"]}
 
 
 def composed(command, *overrides):

@@ -68,8 +68,11 @@ class Trainer:
         state.step += 1
         for ema in state.emas.values():
             ema.update(state.network, state.step)
+        total = torch.cat([part.total.detach() for part in parts])
+        if hasattr(self.timesteps, "observe"):
+            self.timesteps.observe(t, total)
         mse, vb = (_joined([getattr(part, name) for part in parts]) for name in ("mse", "vb"))
-        return StepMetrics(t, torch.cat([part.total.detach() for part in parts]), mse, vb, grad_norm)
+        return StepMetrics(t, total, mse, vb, grad_norm)
 
     def lr(self, step: int) -> float:
         """The learning rate of the step that follows `step` steps."""
