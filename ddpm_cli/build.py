@@ -6,6 +6,7 @@ config.check_target).
 """
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,26 +168,30 @@ class Trained:
     """A denoiser out of a checkpoint, and what the checkpoint says of itself."""
 
     denoiser: Denoiser
+    variance: Any  # what a sampler takes for sigma_theta: the denoiser's own unless it was overridden
     config: Config
     step: int
-    precision: str
 
 
-def load_trained(path: Path | str, weights: str = "ema", variance: Config | None = None) -> Trained:
+def load_trained(
+    path: Path | str, weights: str = "ema", variance: Config | None = None, trust: Sequence[str] = ()
+) -> Trained:
     """The trained denoiser of a checkpoint, on the CPU, in eval mode. weights: `ema` or `raw`; variance overrides its
-    sigma."""
+    sigma; trust: packages whose classes its configuration may name (what the checkpoint itself says of trust is
+    void)."""
     content = checkpoint.load(Path(path))
-    cfg = content["config"]
+    cfg = {**content["config"], "trust": list(trust)}
     _refuse_interpolations(cfg, path)
-    if variance is not None:
-        _check_variance(cfg, variance)
-        cfg = {**cfg, "variance": variance}
     denoiser = build_denoiser(cfg)
+    sigma = denoiser.variance
+    if variance is not None:
+        sigma = make("variance", variance, cfg["trust"])
+        _check_variance(denoiser, sigma)
     saved = content["network"] if weights == "raw" else content["emas"].get(weights)
     if saved is None:
         raise UserError(f"weights={weights} are not in {path}; it holds raw, {', '.join(content['emas'])}")
     load_weights(denoiser.network, saved, path)
-    return Trained(denoiser.eval().requires_grad_(False), cfg, content["step"], content.get("precision", "fp32"))
+    return Trained(denoiser.eval().requires_grad_(False), sigma, cfg, content["step"])
 
 
 def load_denoiser(path: Path | str) -> Denoiser:
@@ -208,8 +213,8 @@ def load_weights(network: nn.Module, saved: dict[str, torch.Tensor], path: Path 
     network.load_state_dict(saved)
 
 
-def _check_variance(cfg: Config, variance: Config) -> None:
-    if "Learned" in variance["_target_"] and variance["_target_"] != cfg["variance"]["_target_"]:
+def _check_variance(denoiser: Denoiser, variance: Any) -> None:
+    if variance.learned and type(variance) is not type(denoiser.variance):
         raise UserError(
             "variance: this checkpoint's network has no such output; choose variance=fixed_small or fixed_large"
         )

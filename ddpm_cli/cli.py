@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ddpm_cli import __version__
 from ddpm_cli.argv import quiet_rank, rank_of, with_quoted_paths
-from ddpm_cli.config import Composer, Context, refusal
+from ddpm_cli.config import Composer, Context, as_typed, refusal
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.preflight import Line, checked, prepared
 from ddpm_cli.reporting import (
@@ -86,10 +86,14 @@ def _run(command: str, task: Callable[[], Any]) -> int:
     try:
         with without_hydras_word_on_failed_jobs():
             task()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(refusal(error)) from error  # jobs catch their own errors, so this is Hydra's about its flags
+        # Jobs catch their own errors, so this is Hydra's about its flags and settings.
+        own = [text for text in _typed if text.lstrip("+~").startswith("hydra")]
+        raise UserError("; ".join([refusal(error), *own])) from error
+    except BrokenPipeError:
+        raise
     except OSError as error:  # Hydra could not make the folder or the log
         typed = any(text.startswith(("run_dir=", "out_dir=", "hydra.")) for text in _typed)
         raise (UserError if typed else WorldError)(f"cannot write to {error.filename}: {error.strerror}") from error
@@ -165,7 +169,7 @@ def job(body: Body) -> Callable[[DictConfig], Any]:
 
 def _context(command: str, multirun: bool) -> Context:
     hydra_cfg = HydraConfig.get()
-    remembered = list(hydra_cfg.overrides.task)
+    remembered = as_typed(hydra_cfg.overrides.task)
     return Context(
         command=f"ddpm-{command}",
         run_dir=Path(hydra_cfg.runtime.output_dir),
@@ -178,7 +182,7 @@ def _context(command: str, multirun: bool) -> Context:
 
 def _checked(cfg: DictConfig, command: str, context: Context) -> dict[str, Any]:
     hydra_cfg = HydraConfig.get()
-    fixed = [text for text in hydra_cfg.overrides.hydra if text.lstrip("+").startswith("hydra.searchpath=")]
+    fixed = [text for text in as_typed(hydra_cfg.overrides.hydra) if text.lstrip("+").startswith("hydra.searchpath=")]
     composer = Composer(command, GlobalHydra.instance().config_loader(), hydra_cfg.job.config_name, fixed)
     # A resumed run has its required values in the checkpoint.
     return checked(cfg, composer, context.choices, complete=cfg.get("resume") in (None, "auto"))

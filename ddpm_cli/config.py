@@ -1,16 +1,14 @@
 """The configuration as this program uses it: where its files are, how they are composed, plain values out of them."""
 
-import copy
 import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl  # no public way to compose with --config-dir in 1.3
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -24,18 +22,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpm_cli.errors import UserError
+from ddpm_cli.primary import config_dir, knobs_text, options_text, primary_groups
 from ddpm_cli.run_dir import OUTPUTS, run_folder
 from ddpm_cli.validation import MISSING, shown
-
-# What one invocation is about: neither remembered by the run nor taken from a checkpoint when a run is resumed.
-INVOCATION_KEYS = ("run_dir", "resume", "init", "dry_run", "trust", "training.stop_at")
-
-
-def config_dir() -> str:
-    """The folder of the YAML files: inside the package in a wheel, beside it in a checkout."""
-    here = Path(__file__).resolve().parent
-    packaged = here / "configs"
-    return str(packaged if packaged.is_dir() else here.parent / "configs")
 
 
 @dataclass(frozen=True)
@@ -60,22 +49,10 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
-def overlay(stored: Mapping[str, Any], config: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    """A stored configuration with what was typed now laid over it: the configuration of a resumed run.
-
-    A typed group replaces the group's whole subtree. The keys of one invocation always come from now.
-    """
-    result = copy.deepcopy(dict(stored))
-    for key in dict.fromkeys([*context.typed_keys, *INVOCATION_KEYS]):
-        source: Any = config
-        target: Any = result
-        *parents, last = key.split(".")
-        for parent in parents:
-            source = source.get(parent) if isinstance(source, Mapping) else None
-            target = target.setdefault(parent, {}) if isinstance(target, dict) else None
-        if isinstance(source, Mapping) and isinstance(target, dict) and last in source:
-            target[last] = copy.deepcopy(source[last])
-    return result
+def as_typed(overrides: Any) -> list[str]:
+    """Hydra's record of overrides as text; iterating over it would resolve the interpolations in it."""
+    texts = OmegaConf.to_container(overrides, resolve=False)
+    return [str(text) for text in texts] if isinstance(texts, list) else []
 
 
 def register_resolvers() -> None:
@@ -94,40 +71,6 @@ def out_folder(out_dir: str | None, stamp: str) -> str:
 
 def _folder(typed: str | None, default: str) -> str:
     return os.path.expanduser(str(typed)) if typed else default
-
-
-def knobs_text(config_name: str) -> str:
-    """The knobs of a primary configuration as its file explains them, for --help."""
-    text = Path(config_dir(), f"{config_name}.yaml").read_text(encoding="utf-8")
-    knobs = text.partition("\n\n")[2].partition("\nhydra:")[0]
-    return knobs.rstrip().replace("$", "$$")  # Hydra substitutes $NAME in the help
-
-
-def options_text(config_name: str) -> str:
-    """A line for each group of a primary configuration: its options, the default in brackets."""
-    lines = []
-    for group, default in primary_groups(config_name).items():
-        names = sorted(path.stem for path in Path(config_dir(), group).glob("*.yaml"))
-        options = ", ".join(f"[{name}]" if name == default else name for name in names)
-        if options:
-            lines.append(f"{group + '=':<12} {options}")
-    return "\n".join(lines)
-
-
-@cache
-def _primary(config_name: str) -> dict[str, Any]:
-    return yaml.safe_load(Path(config_dir(), f"{config_name}.yaml").read_text(encoding="utf-8"))
-
-
-def primary_groups(config_name: str) -> dict[str, str | None]:
-    """The groups a command knows, with their default options, as its defaults list has them."""
-    entries = [entry for entry in _primary(config_name)["defaults"] if isinstance(entry, dict)]
-    return {group: option for entry in entries for group, option in entry.items() if not group.startswith("override ")}
-
-
-def primary_keys(config_name: str) -> dict[str, Any]:
-    """The part of a command's configuration that is no group: a tree of its keys."""
-    return {key: value for key, value in _primary(config_name).items() if key not in ("defaults", "hydra")}
 
 
 def parse_override(text: str) -> Override:
@@ -191,7 +134,9 @@ class Composer:
             try:
                 return self.loader.load_configuration(self.config_name, list(overrides), mode, from_shell=False)
             except Exception as error:  # whatever goes wrong here is in the command line or in the files it names
-                raise UserError(refusal(error)) from error
+                text = refusal(error)
+                named = not overrides or any(key_of(override) in text for override in overrides)
+                raise UserError(text if named else f"{text} ({shown(' '.join(overrides))})") from error
 
     def reference(self, choices: Mapping[str, str | None]) -> dict[str, Any]:
         """The plain configuration of these choices alone, without experiment and values: its keys and types."""

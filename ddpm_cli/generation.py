@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class ImageNoise:
 
 def walk(
     denoise: Denoise,
-    sampler,
+    sampler: Any,
     schedule: NoiseSchedule,
     variance,
     *,
@@ -48,7 +48,7 @@ def walk(
     """The steps from noise to the images numbered `indices`, of shape (B, *item_shape), in the model's range."""
     noise = ImageNoise(seed, indices, item_shape, device)
     x_T = schedule.prior(noise(-1))
-    yield from sampler(partial(denoise, cond=cond), x_T, schedule, variance, noise)
+    yield from sampler(lambda x_t, t: denoise(x_t, t, cond), x_T, schedule, variance, noise)
 
 
 def choose_labels(wanted, indices: Sequence[int], num_classes: int, seed: int) -> Tensor:

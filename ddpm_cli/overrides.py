@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ddpm_cli.config import Composer, primary_groups
+from ddpm_cli.config import Composer
 from ddpm_cli.errors import UserError
+from ddpm_cli.primary import primary_groups
 from ddpm_cli.validation import near_option, shown, unknown_key
 
 MOST_SWEPT_VALUES = 64  # values of a sweep that are checked before it starts; each job checks its own again
@@ -43,7 +44,7 @@ def check_group(override: Any, composer: Composer) -> None:
 
 def _options(override: Any) -> list[Any]:
     if override.is_sweep_override():
-        return [text.strip("'\"") for text in override.sweep_string_iterator()] if override.is_choice_sweep() else []
+        return [text.strip("'\"") for text in override.sweep_string_iterator()] if override.is_discrete_sweep() else []
     value = override.value()
     return list(value) if isinstance(value, list) else [value]
 

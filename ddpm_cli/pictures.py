@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-_MIN_SIDE = 48  # pixels a small image is enlarged to (by a whole factor, without smoothing)
+_MIN_SIDE = 48  # pixels a small image is enlarged to, by a whole factor
+_TINY = 16  # up to this side the eye reads an image better smoothed than as a mosaic of squares
 
 
 def to_image(item: Tensor) -> Image.Image:
@@ -23,9 +24,10 @@ def grid(items: Tensor, columns: int | None = None, gap: int = 2) -> Image.Image
     factor = max(1, math.ceil(_MIN_SIDE / max(height, width)))
     cell_h, cell_w = height * factor + gap, width * factor + gap
     rows = math.ceil(count / columns)
+    smooth = Image.Resampling.BICUBIC if max(height, width) <= _TINY else Image.Resampling.NEAREST
     sheet = Image.new("L" if items.shape[1] == 1 else "RGB", (columns * cell_w + gap, rows * cell_h + gap), "#808080")
     for k, item in enumerate(items):
-        picture = to_image(item).resize((width * factor, height * factor), Image.Resampling.NEAREST)
+        picture = to_image(item).resize((width * factor, height * factor), smooth)
         sheet.paste(picture, (gap + k % columns * cell_w, gap + k // columns * cell_h))
     return sheet
 

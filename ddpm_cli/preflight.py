@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from ddpm_cli.config import Composer, parse_override, plain, primary_groups, primary_keys
+from ddpm_cli.config import Composer, as_typed, key_of, parse_override, plain, refusal
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.overrides import check_group, check_key, is_choice, jobs
-from ddpm_cli.resuming import remembered_config_dir, remembered_overrides, resume_count
+from ddpm_cli.primary import primary_groups, primary_keys
+from ddpm_cli.remembered import remembered_config_dir, remembered_overrides, resume_count
 from ddpm_cli.run_dir import find_checkpoint, resume_point, run_of
 from ddpm_cli.validation import dotted_keys, shown, unknown_key, validated
 
@@ -49,6 +51,7 @@ def prepared(line: Line, *, first: bool = True) -> list[str]:
     composer = _composer(line, extra_flags[1:])
     parsed = [parse_override(text) for text in overrides]
     for override in parsed:
+        override.config_loader = composer.loader  # for glob(*)
         check_group(override, composer)
     sweep = _is_sweep(line, composer, parsed)
     for job in jobs(parsed) if sweep else [overrides]:
@@ -104,7 +107,9 @@ def _is_sweep(line: Line, composer: Composer, parsed: Sequence[Any]) -> bool:
     if not several and not any(o.key_or_group in ("experiment", "hydra.mode") for o in parsed):
         return False  # nothing there that could ask for one
     single = [str(o.input_line) for o in parsed if not o.is_sweep_override() and is_choice(o, composer)]
-    if str(composer.compose(single, sweep=True).hydra.mode).endswith("MULTIRUN"):
+    cfg = composer.compose(single, sweep=True)
+    _check_hydras_keys(cfg)
+    if str(cfg.hydra.mode).endswith("MULTIRUN"):
         return True
     for override in several:
         key, _, value = str(override.input_line).partition("=")
@@ -141,10 +146,24 @@ def checked(
     reference = reference if reference is not None else composer.reference(choices)
     config = plain(cfg)
     primary = primary_keys(composer.command)
+    _check_hydras_keys(cfg)
     _check_keys_of_files(config, primary, {*primary_groups(composer.command), *composer.groups})
     accepted = validated(config, reference, f"ddpm-{composer.command}", complete=complete)
     absent = [group for group in primary_groups(composer.command) if group != "experiment"]
     return {**dict.fromkeys(absent), **accepted}
+
+
+def _check_hydras_keys(cfg: DictConfig) -> None:
+    """Refuse an interpolation in Hydra's own settings that does not resolve: Hydra would tell with a traceback."""
+    typed = cfg.hydra.overrides.hydra if "hydra" in cfg else OmegaConf.create([])
+    for text in as_typed(typed):
+        key = key_of(text)
+        try:
+            OmegaConf.select(cfg, key)
+        except InterpolationToMissingValueError:
+            continue  # the number of a job is known when it starts
+        except OmegaConfBaseException as error:
+            raise UserError(f"{key}: {refusal(error)}") from error
 
 
 def _check_keys_of_files(config: dict[str, Any], primary: dict[str, Any], groups: Iterable[str]) -> None:
@@ -164,10 +183,7 @@ def _check_files(line: Line, cfg: DictConfig, config: dict[str, Any], sweep: boo
     if config.get("dry_run") is True:
         return
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
-    try:
-        folder = Path(str(OmegaConf.select(cfg, key, throw_on_missing=True))).absolute()
-    except Exception as error:
-        raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+    folder = Path(str(OmegaConf.select(cfg, key))).absolute()
     typed = next((k for k in ("run_dir", "out_dir", "resume", key) if line.value(k) is not None), None)
     _check_writable(folder, typed)
     if line.command == "train" and not sweep and not resuming and (folder / "checkpoints").exists():

@@ -29,9 +29,12 @@ class Preview:
     @torch.inference_mode()
     def __call__(self, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
         """uint8 images (num_images, C, H, W), and the strip: (4 rows of 10 stages, C, H, W) of the first four."""
-        images, strip = [], torch.empty(0)
-        for start in range(0, self.num_images, self.batch_size):
-            indices = range(start, min(start + self.batch_size, self.num_images))
+        images: list[Tensor] = []
+        strip = torch.empty(0)
+        rows = self.num_images // (self.num_classes or self.num_images) or 1
+        total = min(self.num_images, rows * (self.num_classes or self.num_images))  # whole rows of one column a class
+        for start in range(0, total, self.batch_size):
+            indices = range(start, min(start + self.batch_size, total))
             stages = [
                 to_file(step.x[:_STRIP_IMAGES] if start == 0 else step.x[:0])
                 for step in self._walk(denoiser, indices, images)

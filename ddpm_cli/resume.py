@@ -23,6 +23,7 @@ def merge(stored: Config, composed: Config, typed: list[str]) -> Config:
     for key in INVOCATION:
         if key in composed:
             merged[key] = composed[key]
+    _set(merged, ["training", "stop_at"], composed["training"]["stop_at"])
     for override in typed:
         key = override.lstrip("+~").split("=", 1)[0].split("@")[0]
         path = key.split(".")

@@ -5,7 +5,8 @@ from typing import Any
 import hydra
 
 from ddpm_cli import cli
-from ddpm_cli.config import Context, config_dir
+from ddpm_cli.config import Context
+from ddpm_cli.primary import config_dir
 
 
 @hydra.main(version_base="1.3", config_path=config_dir(), config_name="sample")

@@ -57,7 +57,7 @@ class Artist:
             self.denoise,
             self.sampler,
             denoiser.schedule,
-            denoiser.variance,
+            self.trained.variance,
             item_shape=build.item_shape(self.trained.config),
             seed=self.seed,
             indices=indices,
@@ -84,7 +84,7 @@ def run_sampling(cfg: dict[str, Any], context: Context) -> None:
 
 def build_artist(cfg: dict[str, Any], path: Path) -> Artist:
     """Loads the checkpoint and joins it with what the invocation asks for."""
-    trained = build.load_trained(path, cfg["weights"], cfg["variance"])
+    trained = build.load_trained(path, cfg["weights"], cfg["variance"], cfg["trust"])
     denoiser, classes = trained.denoiser, build.null_label(trained.denoiser.network)
     if classes is None and (cfg["labels"] not in (None, "none") or cfg["guidance"]["scale"] != 1):
         raise UserError(f"labels and guidance.scale need a class-conditional model; {path} is unconditional")
@@ -141,7 +141,7 @@ def _write(out: Path, images: Tensor, labels: Tensor | None, artist: Artist) -> 
     if labels is not None:
         arrays["labels"] = labels.numpy()
     temporary = out / ".samples.tmp.npz"
-    np.savez_compressed(temporary, **arrays)
+    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(out / "samples.npz")
 
 
@@ -156,7 +156,7 @@ def _record(out: Path, cfg: dict[str, Any], path: Path, artist: Artist) -> None:
         "seed": cfg["seed"],
         "num_images": cfg["num_images"],
         "sampler": {"name": build.name_of(cfg["sampler"]), **_knobs(cfg["sampler"])},
-        "variance": build.name_of(artist.trained.config["variance"]),
+        "variance": type(artist.trained.variance).__name__,
         "clip": cfg["clip"],
         "labels": cfg["labels"],
         "guidance": cfg["guidance"],

@@ -31,12 +31,12 @@ def run_training(cfg: dict[str, Any], context: Context) -> float:
         for key, value in plan.describe(build.with_facts(cfg)).items():
             print(f"{key}: {value}")
         return math.nan
-    started_from = resume_point(cfg["resume"], cfg["run_dir"])
+    started_from = resume_point(cfg["resume"], context.run_dir)
     content = None
     if started_from is not None:
         content = checkpoint.load(started_from)
         cfg = resume.merge(content["config"], cfg, context.overrides)
-        run = RunDir.open(started_from.parent.parent)
+        run = RunDir.open(context.run_dir)
     else:
         cfg = build.with_facts(cfg)
         plan.describe(cfg)  # what only the built objects know to be wrong is refused before a folder is claimed
@@ -57,7 +57,7 @@ def _train(
     flops = plan.forward_flops(denoiser.network, store.item_shape)
     machine = plan.choose_machine(cfg, flops, content["precision"] if content else None)
     layout = torch.channels_last if machine.device.type == "cuda" else torch.contiguous_format
-    denoiser.network.to(machine.device, memory_format=layout)
+    denoiser.network.to(machine.device).to(memory_format=layout)  # type: ignore[call-overload]
     denoiser.amp_dtype = PRECISIONS[machine.precision]
     loss, timesteps = build.build_loss(cfg), build.make("timesteps", cfg["timesteps"], cfg.get("trust", []))
     state = build.build_state(cfg, denoiser.network, machine.device, machine.precision, loss, timesteps)

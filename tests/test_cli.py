@@ -67,7 +67,10 @@ WRONG_FOR_BOTH = {
     "trust=[1]": "trust",
     "hydra.nope=1": "hydra.nope",
     "hydra.run.dir=${nope}": "hydra.run.dir",
+    "hydra.sweep.dir=${.x}": "hydra.sweep.dir",
     "hydra/launcher=nope": "nope",
+    "sampler=glob(*)": "-m",
+    "sampler=range(3)": "sampler",
 }
 WRONG_FOR_TRAIN = {
     "optimzer=adam": "did you mean optimizer",
@@ -94,7 +97,6 @@ WRONG_FOR_TRAIN = {
     "num_steps=5": "training.num_steps",
     "batch_size=5": "training.batch_size",
     "compile=maybe": "compile",
-    "devices=0": "devices",
     "dry_run=yes": "dry_run",
     "dry_run=1": "dry_run",
     "dataset=image_folder": "dataset.root is required: ddpm-train dataset.root=PATH",
@@ -143,7 +145,7 @@ CASES = [
     *[("train", text, told) for text, told in {**WRONG_FOR_BOTH, **WRONG_FOR_TRAIN}.items()],
     *[("sample", text, told) for text, told in [*list(WRONG_FOR_BOTH.items())[::2], *WRONG_FOR_SAMPLE.items()]],
 ]
-TOP_OF_FAULTS = {
+ENDS = {
     "user": (UserError("seed=7 is unlucky\nchoose another"), 2, "error: seed=7 is unlucky\nchoose another\n"),
     "world": (WorldError("the disk is full"), 3, "error: the disk is full\n"),
     "memory": (MemoryError(), 3, "error: out of memory"),
@@ -173,8 +175,8 @@ def workplace(tmp_path, monkeypatch):
 
 @pytest.fixture
 def build(monkeypatch):
-    """A stand-in for build.py that notes its calls; `fault` maps a seed to what to raise."""
-    module = types.ModuleType("ddpm_cli.build")
+    """A stand-in for the runs behind the doors that notes its calls; `fault` maps a seed to what to raise."""
+    module = types.ModuleType("ddpm_cli.training_run")
     module.calls, module.fault = [], {}
 
     def run(config, context):
@@ -186,7 +188,8 @@ def build(monkeypatch):
         return 0.5
 
     module.run_training = module.run_sampling = run
-    monkeypatch.setitem(sys.modules, "ddpm_cli.build", module)
+    monkeypatch.setitem(sys.modules, "ddpm_cli.training_run", module)
+    monkeypatch.setitem(sys.modules, "ddpm_cli.sampling_run", module)
     return module
 
 
@@ -254,9 +257,9 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_else(command, b
 # Exit codes
 
 
-@pytest.mark.parametrize("fault", TOP_OF_FAULTS)
+@pytest.mark.parametrize("fault", ENDS)
 def test_an_end_has_its_exit_code_and_its_line(command, build, fault):
-    build.fault[7], code, told = TOP_OF_FAULTS[fault]
+    build.fault[7], code, told = ENDS[fault]
     got, out, err = command("train", "seed=7", "run_dir=here")
     assert (got, out) == (code, "")
     assert told in err
@@ -400,7 +403,7 @@ def test_the_help_is_the_programs_own(command):
 
 
 def test_every_key_of_the_primary_configuration_is_in_the_help(command):
-    from ddpm_cli.config import primary_groups, primary_keys
+    from ddpm_cli.primary import primary_groups, primary_keys
 
     for name in ("train", "sample"):
         out = command(name, "--help")[1]
@@ -457,10 +460,12 @@ def test_the_module_runs_as_a_program():
 
 def test_a_reader_that_closes_the_pipe_gets_no_traceback():
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    line = f"{sys.executable} -m ddpm_cli.train --cfg all | head -c 10"
-    done = subprocess.run(line, shell=True, env=environ, capture_output=True, text=True, timeout=60)
-    assert done.stderr == ""
+    for argv in ("--cfg all", "--help"):
+        line = f"{sys.executable} -m ddpm_cli.train {argv} | head -c 0"
+        done = subprocess.run(line, shell=True, env=environ, capture_output=True, text=True, timeout=60)
+        assert done.stderr == ""
 
 
-def test_report_is_silent_about_nothing():
+def test_an_error_without_words_is_told_by_its_kind(capsys):
     assert cli.report(UserError(""), "train") == 2
+    assert capsys.readouterr().err == "error: UserError\n"

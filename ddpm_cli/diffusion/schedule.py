@@ -139,10 +139,8 @@ def edm(num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 
     al. 2022). The network embeds ln(sigma) / 4."""
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"schedule.sigma_min must lie in (0, sigma_max), got {sigma_min} and {sigma_max}")
-    ends = [math.log(sigma) for sigma in (sigma_min, sigma_max)]
-    sigma = torch.cat(
-        [torch.zeros(1, dtype=torch.float64), torch.linspace(*ends, num_timesteps, dtype=torch.float64).exp()]
-    )
+    log_sigma = torch.linspace(math.log(sigma_min), math.log(sigma_max), num_timesteps, dtype=torch.float64)
+    sigma = torch.cat([torch.zeros(1, dtype=torch.float64), log_sigma.exp()])
     return NoiseSchedule(
         torch.ones_like(sigma),
         sigma,

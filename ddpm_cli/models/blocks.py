@@ -31,9 +31,7 @@ class BlockOptions:
     groups: int  # of GroupNorm
     dropout: float
     head_channels: int | None = None  # None: one head
-    scale_shift_norm: bool = (
-        False  # the embedding scales and shifts norm2's output (iDDPM) instead of being added before
-    )
+    scale_shift_norm: bool = False  # the embedding scales and shifts norm2's output (iDDPM), not just adds to its input
     skip_scale: float = 1.0  # of the sum of a block's input and output; the root of 1/2 keeps its variance (DDPM++)
     resample_shortcut: bool = False  # a block that resamples has a 1x1 convolution on its shortcut (DDPM++)
     last_gain: float = 0.0  # initial gain of the last layer of a block, so that it starts as (nearly) nothing

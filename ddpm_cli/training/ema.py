@@ -14,7 +14,8 @@ class EMA:
     def __init__(self, network: nn.Module, decay: float, warmup: bool = True):
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay, self.warmup = decay, warmup
-        self._averaged, self._copied = list(self.network.parameters()), list(self.network.buffers())
+        self._averaged: list[torch.Tensor] = list(self.network.parameters())
+        self._copied = list(self.network.buffers())
 
     def decay_at(self, step: int) -> float:
         """The decay of the update that follows `step` steps: min(decay, (1 + n) / (10 + n)) while warming up."""

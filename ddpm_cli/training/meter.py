@@ -3,7 +3,6 @@
 import time
 
 import torch
-from torch import Tensor
 
 from ddpm_cli.training.step import StepMetrics
 
@@ -15,6 +14,7 @@ class Meter:
 
     def __init__(self, num_timesteps: int, device: torch.device):
         self.num_timesteps, self.device = num_timesteps, device
+        self._loss = self._vb = self._last_norm = self._by_t = torch.empty(0)
         self._reset()
 
     def add(self, metrics: StepMetrics) -> None:
@@ -51,5 +51,5 @@ class Meter:
     def _reset(self) -> None:
         self._images, self._has_vb, self._started = 0, False, time.perf_counter()
         self._loss, self._vb = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        self._last_norm: Tensor = torch.zeros(())
+        self._last_norm = torch.zeros(())
         self._by_t = torch.zeros(QUARTERS, 2, device=self.device)

@@ -119,7 +119,7 @@ def test_cads_with_mixing_keeps_the_embeddings_mean_and_deviation():
         noisy, y = seen_by(CADS(), t), embed(LABELS)
         torch.testing.assert_close(noisy.mean(1), y.mean(1))
         torch.testing.assert_close(noisy.std(1), y.std(1))
-        assert (noisy - y).abs().max() > 0.5
+        assert (noisy - y).abs().max() > 0.2
 
 
 def test_cads_leaves_the_null_label_alone_also_in_a_guided_batch():

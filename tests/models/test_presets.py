@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 SIZES = {  # image, output channels, classes, parameters, GFLOP an image forward
     "cnn": ((1, 28, 28), 1, 10, 283_457, 0.016),
-    "unet_digits": ((1, 8, 8), 1, 10, 808_801, 0.033),
-    "unet_small": ((3, 32, 32), 3, 10, 1_413_068, 0.25),
+    "unet_digits": ((1, 8, 8), 1, 10, 756_417, 0.033),
+    "unet_small": ((3, 32, 32), 3, 10, 1_187_372, 0.21),
     "dit_small": ((3, 32, 32), 3, 10, 1_877_296, 0.17),
     "unet_cifar10": ((3, 32, 32), 3, 10, 35_746_307, 12.5),
     "dit_cifar10": ((3, 32, 32), 3, 10, 32_475_660, 12.2),

@@ -5,7 +5,10 @@ from typing import Any
 
 import yaml
 
-from ddpm_cli.config import INVOCATION_KEYS, key_of
+from ddpm_cli.config import key_of
+
+# What one invocation was about, and the next need not be.
+INVOCATION_KEYS = ("run_dir", "resume", "init", "dry_run", "trust", "training.stop_at")
 
 
 def resume_count(run: Path) -> int:

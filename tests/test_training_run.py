@@ -1,0 +1,192 @@
+"""ddpm-train end to end: what a run leaves behind, and that a resumed run is the uninterrupted one, bit for bit."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+TINY = (
+    "dataset=shapes dataset.num_images=100 dataset.image_size=8 dataset.channels=1 model.channels=8 model.patch_size=1 "
+    "model.channel_mult=[1,2] model.blocks_per_level=1 training.batch_size=8 training.log_every=5 "
+    "training.sample_every=20 training.checkpoint_every=10 training.num_samples=8 sampler.num_steps=3 "
+    "schedule.num_timesteps=50 optimizer.warmup_steps=5"
+).split()
+
+
+def run(command, *args, cwd, check=True, env=None):
+    """The console script as a user has it: a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"ddpm_cli.{command}", *map(str, args)],
+        cwd=cwd, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def tensors(node, path=""):
+    """All tensors of a checkpoint by name."""
+    if isinstance(node, torch.Tensor):
+        return {path: node}
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
+    return {name: tensor for key, child in children for name, tensor in tensors(child, f"{path}/{key}").items()}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def straight(place):
+    """A run of 40 steps at once, with dropout and flips; an epoch is 12.5 steps."""
+    done = run(
+        "train", *TINY, "training.num_steps=40", "model.dropout=0.2", "dataset.flip=true", "run_dir=straight", cwd=place
+    )
+    return place / "straight", done
+
+
+def test_a_run_leaves_what_the_contract_names(straight):
+    folder, done = straight
+    assert done.stdout.splitlines()[-1] == str(folder)
+    names = {p.name for p in folder.iterdir()}
+    assert {".hydra", "config.yaml", "train.log", "metrics.jsonl", "tensorboard", "samples", "checkpoints"} <= names
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(5, 41, 5))
+    assert {"loss", "lr", "grad_norm", "images_per_second", "loss_q1", "loss_q4"} <= set(lines[0])
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == ["step_00000020.png", "step_00000040.png"]
+    assert sorted(p.name for p in (folder / "checkpoints").glob("*.pt"))[-1] == "step_00000040.pt"
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "done" and result["metrics"]["loss"] == lines[-1]["loss"]
+
+
+def test_tensorboard_holds_scalars_pictures_and_the_configuration(straight):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(straight[0] / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert {"train/loss", "train/lr", "train/grad_norm", "perf/images_per_second", "loss_by_t/1_least_noise"} <= set(
+        tags["scalars"]
+    )
+    assert set(tags["images"]) == {"samples/grid", "samples/from_noise_to_image"}
+    assert "config/text_summary" in tags["tensors"]
+
+
+@pytest.mark.parametrize("stop", [10, 13, 20])  # mid-epoch, one past an epoch's end, mid-epoch
+def test_stop_and_resume_equal_the_uninterrupted_run_bit_for_bit(place, straight, stop):
+    folder = place / f"stopped_{stop}"
+    run(
+        "train", *TINY, "training.num_steps=40", "model.dropout=0.2", "dataset.flip=true", f"run_dir={folder}",
+        f"training.stop_at={stop}", cwd=place,
+    )  # fmt: skip
+    done = run("train", f"resume={folder}", cwd=place)
+    assert done.stdout.splitlines()[-1] == str(folder)
+    files = [path / "checkpoints" / "step_00000040.pt" for path in (straight[0], folder)]
+    first, second = (tensors(torch.load(file, weights_only=True)) for file in files)
+    assert first.keys() == second.keys() and len(first) > 100
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    images = [(path / "samples" / "step_00000040.png").read_bytes() for path in (straight[0], folder)]
+    assert images[0] == images[1]
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == 40
+
+
+def test_resume_takes_what_is_typed_and_refuses_another_network(place, straight):
+    folder = straight[0]
+    refused = run("train", f"resume={folder}", "model.channels=16", cwd=place, check=False)
+    assert refused.returncode == 2 and refused.stderr.startswith("error: model.channels cannot change on resume")
+    longer = run("train", f"resume={folder}", "training.num_steps=45", cwd=place)
+    assert longer.returncode == 0 and (folder / "checkpoints" / "step_00000045.pt").exists()
+
+
+def test_a_folder_that_holds_a_run_is_refused(place, straight):
+    refused = run("train", *TINY, f"run_dir={straight[0]}", cwd=place, check=False)
+    assert refused.returncode == 2 and "resume=" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_init_starts_from_the_weights_of_another_run(place, straight):
+    run(
+        "train", *TINY, "training.num_steps=1", f"init={straight[0]}", "optimizer.lr=1e-30", "run_dir=inited", cwd=place
+    )
+    source = sorted((straight[0] / "checkpoints").glob("*.pt"))[-1]
+    old, new = (
+        torch.load(f, weights_only=True) for f in (source, place / "inited" / "checkpoints" / "step_00000001.pt")
+    )
+    for name, tensor in old["emas"]["ema"].items():
+        torch.testing.assert_close(tensor, new["network"][name], rtol=0, atol=1e-12)
+
+
+def test_a_sweep_has_a_folder_a_job_and_one_summary(place):
+    done = run(
+        "train", "-m", *TINY, "schedule=linear,cosine", "optimizer.lr=1e-4,1e20", "training.num_steps=10",
+        "run_dir=sweep", "training.sample_every=0", cwd=place, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3 and done.stderr.count("error: ") >= 2, done.stderr
+    with open(place / "sweep" / "summary.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["schedule"], r["optimizer.lr"]) for r in rows] == [
+        ("linear", "0.0001"), ("linear", "1e+20"), ("cosine", "0.0001"), ("cosine", "1e+20"),
+    ]  # fmt: skip
+    assert [r["status"] for r in rows] == ["done", "failed", "done", "failed"]
+    assert all(float(r["loss"]) > 0 for r in rows if r["status"] == "done")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(place / "sweep" / "0" / "tensorboard"))
+    events.Reload()
+    assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(place, number, code):
+    folder = place / f"signal_{code}"
+    args = [*TINY, "training.num_steps=100000", "training.sample_every=0", "training.log_every=2", f"run_dir={folder}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddpm_cli.train", *args],
+        cwd=place,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code and f"resume={folder}" in err
+    assert list((folder / "checkpoints").glob("step_*.pt")) and not list((folder / "checkpoints").glob(".*"))
+    assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
+
+
+def test_dry_run_says_the_papers_recipe_and_writes_nothing(tmp_path):
+    done = run("train", "dataset=cifar10", "dry_run=true", cwd=tmp_path)
+    plan = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    expected = {
+        "parameters": "35746307", "schedule": "linear", "num_timesteps": "1000", "optimizer": "Adam", "lr": "0.0002",
+        "warmup_steps": "5000", "batch_size": "128", "dropout": "0.1", "max_grad_norm": "1.0", "ema_decay": "0.9999",
+        "flip": "True", "num_steps": "800000", "prediction": "Epsilon", "variance": "FixedLarge",
+        "classes": "unconditional",
+    }  # fmt: skip
+    assert {key: plan[key] for key in expected} == expected
+    assert not list(Path(tmp_path).iterdir())
+
+
+def test_cifar10_without_data_or_network_says_what_to_put_where(tmp_path):
+    done = run(
+        "train",
+        "dataset=cifar10",
+        "dataset.download=false",
+        "model=cnn",
+        "training.num_steps=1",
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode in (2, 3) and "cifar-10-python.tar.gz" in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3
