@@ -56,7 +56,7 @@ def by_weaker_model(denoise: Denoise, guide: Denoise) -> Pair:
 
 
 def guided(denoise: Denoise, pair: Pair, guidance: Guidance, schedule: NoiseSchedule) -> Denoise:
-    """The denoiser guided by `pair`; the variance output stays the unguided one. t: 0-dim where there is an interval."""
+    """The denoiser guided by `pair`; with its own variance output. t: 0-dim where there is an interval."""
     if guidance.scale == 1.0:
         return denoise
 

@@ -4,7 +4,7 @@ from doubles import ToyNetwork
 from reference import naive_loss
 
 from ddpm_cli.diffusion import losses, prediction, schedule, timesteps, variance, weighting
-from ddpm_cli.diffusion.denoiser import Denoiser, clipped
+from ddpm_cli.diffusion.denoiser import Denoiser
 
 PREDICTIONS = {"epsilon": prediction.Epsilon(), "x0": prediction.X0(), "v": prediction.V()}
 WEIGHTINGS = {"epsilon": weighting.Epsilon(), "x0": weighting.X0(), "v": weighting.V(), "min_snr": weighting.MinSNR()}

@@ -86,8 +86,8 @@ def _linear(denoise, x, noise, grid: Grid, keep: list[float], gain: list[float],
 class DDIMInversion:
     """DDIM's map run from the clean image to noise (Song, Meng and Ermon 2020, Section 4.3): x_T is given x_0.
 
-    The estimate of each step is taken where it starts; of the first, which starts without noise, where it ends. Use it
-    without clipping, or DDIM will not find the way back.
+    Each step is guessed with the last estimate and then made the inverse of DDIM's step with the estimate at the guess,
+    which the next guess uses: one evaluation a step. Use it without clipping, or DDIM will not find the way back.
     """
 
     num_steps: int | None = 50
@@ -102,18 +102,23 @@ class DDIMInversion:
         level = schedule.level(times)
         if float(level.sigma[0]) > 0:
             raise ValueError("sampler.spacing: inversion starts from the clean image, so the times must end at 0")
-        keep = level.sigma[2:] / level.sigma[1:-1]
-        gain = level.alpha[2:] - level.alpha[1:-1] * keep
-        return _inversion(denoise, x_T, times, float(level.alpha[1]), keep.tolist(), gain.tolist())
+        down = Grid((), NoiseLevel(level.alpha[2:], level.sigma[2:]), NoiseLevel(level.alpha[1:-1], level.sigma[1:-1]))
+        up = Grid((), down.end, down.start)
+        return _inversion(denoise, x_T, times, float(level.alpha[1]), up.first_order, down)
 
 
-def _inversion(denoise, x_0, times: Tensor, alpha: float, keep: list[float], gain: list[float]):
+def _inversion(denoise, x_0: Tensor, times: Tensor, alpha: float, up, down: Grid) -> Iterator[SamplerStep]:
     t = times[1:].unbind()
     x = x_0 * alpha
     estimate = denoise(x, t[0]).x_0
     x = combined(x, 2.0, (-alpha, estimate))  # alpha x_0 + sigma noise, the noise being alpha (x_0 - estimate) / sigma
     yield SamplerStep(0, float(t[0]), x, estimate)
+    keep, gain = (weights.tolist() for weights in up)
+    keep_down, gain_down = (weights.tolist() for weights in down.first_order)
+    # (1 - r) / r multiplies the guess's error: above 1 the guess itself is better.
+    invertible = (down.ratio > 0.5).tolist()
     for i in range(len(keep)):
-        estimate = denoise(x, t[i]).x_0
-        x = combined(x, keep[i], (gain[i], estimate))
+        guess = combined(x, keep[i], (gain[i], estimate))
+        estimate = denoise(guess, t[i + 1]).x_0
+        x = combined(x, 1 / keep_down[i], (-gain_down[i] / keep_down[i], estimate)) if invertible[i] else guess
         yield SamplerStep(i + 1, float(t[i + 1]), x, estimate)
