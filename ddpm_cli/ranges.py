@@ -196,8 +196,16 @@ TABLE: dict[str, Rule] = {
     "loss.huber_delta": nullable(POSITIVE),
     "weighting.gamma": POSITIVE,
     "sampler.num_steps": nullable(whole(1, 10**6)),
-    "sampler.spacing": one_of("leading", "trailing", "linspace"),
+    "sampler.spacing": nullable(
+        either(
+            one_of("trailing", "leading", "linspace", "karras", "log_snr", "log_snr_to_1"),
+            list_of(NOT_NEGATIVE, least=2),
+        )
+    ),
     "sampler.eta": FRACTION,
+    "sampler.order": whole(1, 3),
+    "sampler.gamma": real("a finite number of at least 1", lambda value: value >= 1),
+    "sampler.s_*": NOT_NEGATIVE,
     "num_images": whole(1, 10**7),
     "batch_size": whole(1, 2**20),
     "labels": either(one_of("none", "each"), LABEL, list_of(LABEL, least=1)),
