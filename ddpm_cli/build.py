@@ -30,6 +30,7 @@ Config = dict[str, Any]
 _JOINED = {  # keys of a group that are not arguments of its _target_
     "dataset": {"flip"},
     "optimizer": {"warmup_steps", "decay"},
+    "edit": {"image", "mask", "to"},
 }
 
 
