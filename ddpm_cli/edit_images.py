@@ -93,7 +93,7 @@ def _read(spec: str, key: str, shape: tuple[int, ...]) -> Tensor:
     images = []
     for file in files:
         try:
-            square = torch.from_numpy(decode(file, channels, side))
+            square = torch.tensor(decode(file, channels, side))
         except DecodeError as error:
             raise UserError(f"{key}: {file}: {error}") from error
         images.append(square[:, top : top + height, left : left + width])

@@ -97,6 +97,8 @@ class Reconstruct:
     """The image walked to noise by DDIM's inversion and back by the sampler (Song, Meng and Ermon 2020, Section 5.4):
     how well the model knows it."""
 
+    inverts = True
+
     def __call__(
         self, denoise: BoundDenoise, sampler, schedule: NoiseSchedule, variance, noise: StepNoise, source: Source
     ) -> Iterator[SamplerStep]:
@@ -120,6 +122,8 @@ class Interpolate:
     (Song, Meng and Ermon 2020, Section 5.3)."""
 
     frames: int = 9  # images from the one to the other, both counted
+
+    inverts = True
 
     def __call__(
         self, denoise: BoundDenoise, sampler, schedule: NoiseSchedule, variance, noise: StepNoise, source: Source
