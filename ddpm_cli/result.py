@@ -46,7 +46,7 @@ def last_metrics(run: RunDir) -> dict[str, float]:
 
 
 def hparams(cfg: dict[str, Any], context: Context) -> dict[str, Any]:
-    """What runs are compared by in TensorBoard's HParams: the choices of all groups and the values typed."""
+    """What runs are compared by in TensorBoard's HParams: in a sweep what its jobs were given, else the choices too."""
     typed = dict(o.lstrip("+").split("=", 1) for o in context.overrides if "=" in o)
     choices = {k: v for k, v in context.choices.items() if v is not None and "/" not in k}
-    return {**choices, "seed": cfg["seed"], "optimizer.lr": cfg["optimizer"]["lr"], **typed}
+    return typed if context.multirun and typed else {**choices, "seed": cfg["seed"], **typed}

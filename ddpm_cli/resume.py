@@ -9,7 +9,8 @@ from ddpm_cli.remembered import INVOCATION_KEYS
 
 # What the weights and the meaning of a step depend on. A learning rate or a batch size may change; these may not.
 FIXED = ("model", "schedule", "prediction", "variance", "dataset")
-_WHERE = ("root", "cache", "download")  # of a data set: where it is, not what it is
+# Of a data set where it is, not what it is; `values` a schedule reads from a file when the run begins.
+_WHERE = ("root", "cache", "download", "values")
 
 Config = dict[str, Any]
 

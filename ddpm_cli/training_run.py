@@ -13,6 +13,7 @@ from ddpm_cli import __version__, build, checkpoint, plan, resume
 from ddpm_cli.config import Context
 from ddpm_cli.data.store import Store
 from ddpm_cli.errors import UserError
+from ddpm_cli.facts import with_facts
 from ddpm_cli.keeping import Checkpoints, Sampler, load_state, preview_of
 from ddpm_cli.result import hparams, last_metrics, recorded
 from ddpm_cli.run_dir import checkpoints, resume_point, run_of
@@ -40,12 +41,12 @@ class Past:
 def run_training(cfg: dict[str, Any], context: Context) -> float:
     """Trains as configured and returns the final training loss; the last line on stdout is the run's folder."""
     if cfg["dry_run"]:
-        for key, value in plan.describe(build.with_facts(cfg)).items():
+        for key, value in plan.describe(with_facts(cfg)).items():
             print(f"{key}: {value}")
         return math.nan
     found = resume_point(cfg["resume"], context.run_dir)
     if found is None:
-        cfg = build.with_facts(cfg)
+        cfg = with_facts(cfg)
         plan.describe(cfg)  # what only the built objects know to be wrong is refused before a folder is claimed
         run = RunDir.create(context.run_dir, again=cfg["resume"] == "auto")
     else:
@@ -83,7 +84,7 @@ def _train(cfg: dict[str, Any], context: Context, run: RunDir, past: Past | None
     layout = torch.channels_last if machine.device.type == "cuda" else torch.contiguous_format
     denoiser.network.to(machine.device).to(memory_format=layout)  # type: ignore[call-overload]
     denoiser.amp_dtype = PRECISIONS[machine.precision]
-    loss, timesteps = build.build_loss(cfg), build.make("timesteps", cfg["timesteps"], cfg.get("trust", []))
+    loss, timesteps = build.build_objective(cfg, denoiser)
     state = build.build_state(cfg, denoiser.network, machine.device, machine.precision, loss, timesteps)
     _start(state, cfg, run, past, store)
     if machine.compile:

@@ -24,7 +24,14 @@ OPTIONS = [
     for path in sorted(Path(config_dir(), group).glob("*.yaml"))
 ]
 FLAGS = SimpleNamespace(cfg=None, config_dir=None, config_path=None, config_name=None, multirun=False)
-REQUIRED = {"image_folder": ["dataset.root=pictures"]}
+REQUIRED = {
+    "image_folder": ["dataset.root=pictures"],
+    "table": ["schedule.path=table.txt"],
+    "inpaint": ["edit.image=a.png", "edit.mask=b.png"],
+    "sdedit": ["edit.image=a.png"],
+    "reconstruct": ["edit.image=a.png"],
+    "interpolate": ["edit.image=a.png", "edit.to=b.png"],
+}
 
 
 def composed(command, *overrides):
@@ -110,6 +117,8 @@ def test_a_group_left_out_is_there_as_none():
         ("sample", "labels=7"),
         ("sample", "labels=[3,7]"),
         ("sample", "sampler.num_steps=null"),
+        ("sample", "sampler.spacing=karras"),
+        ("sample", "sampler.spacing=[1000,500,1.5,0]"),
         ("sample", "variance=fixed_large"),
         ("sample", "weights=raw"),
     ],

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from commands import run
 from PIL import Image
-from test_training_run import TINY, run
+from test_training_run import TINY
 
 from ddpm_cli import build
 

@@ -66,6 +66,8 @@ class Trainer:
         state.step += 1
         for ema in state.emas.values():
             ema.update(state.network, state.step)
+        if hasattr(self.timesteps, "observe"):
+            self.timesteps.observe(t, total)
         mse, vb = (_joined([getattr(part, name) for part in parts]) for name in ("mse", "vb"))
         return StepMetrics(t, total, mse, vb, grad_norm)
 
