@@ -65,7 +65,16 @@ def _detected(run: Path, path: Path, before: str) -> Iterator[str | None]:
 
 def r5_full_disk(place: Path, trials: int) -> Outcome:
     """A writer that fails at byte k, and a disk that is really full: the old checkpoint stays, one line is told."""
-    outcome, run = Outcome(), copied(trained(place, "reference", ), "full")
+    outcome, run = (
+        Outcome(),
+        copied(
+            trained(
+                place,
+                "reference",
+            ),
+            "full",
+        ),
+    )
     size = (run / NEWEST).stat().st_size
     before = state_of(run)
     for trial in range(trials):
@@ -227,7 +236,9 @@ def r17_retention(place: Path, trials: int) -> Outcome:
         (run.checkpoints / ".step_00000001.pt.99.tmp").touch()
         for step in steps:
             run.save_checkpoint(step, {**content, "step": step}, keep, best=dice.random() < 0.3)
-            problems.append(unless(checkpoint.first_good(checkpoints(folder), folder)[1]["step"] == step, f"lost {step}"))
+            problems.append(
+                unless(checkpoint.first_good(checkpoints(folder), folder)[1]["step"] == step, f"lost {step}")
+            )
             if dice.random() < 0.3:  # a crash between writing and pruning leaves one too many; a disk damages one
                 victim = dice.choice(sorted(run.checkpoints.glob("step_*.pt")))
                 shutil.copy(victim, run.checkpoints / f"step_{step - 1:08d}.pt")
