@@ -26,7 +26,7 @@ def r4_damage(place: Path, trials: int) -> Outcome:
     path = run / NEWEST
     good, before = path.read_bytes(), digest(checkpoint.load(checkpoints(run)[1]))
     dice = random.Random(0)
-    for trial in range(trials):
+    for _ in range(trials):
         place_of_bit = dice.randrange(8 * len(good))
         flipped = bytearray(good)
         flipped[place_of_bit // 8] ^= 1 << place_of_bit % 8
@@ -82,7 +82,7 @@ def r5_full_disk(place: Path, trials: int) -> Outcome:
         args = [f"resume={run}", f"training.num_steps={STEPS + 4}"]
         ended = forks.run("train", *args, place=place, hook=_full_after(at))
         outcome.add(f"byte {at}", *_told_and_unharmed(ended, run, before))
-    for trial, event in enumerate(["fsync", "replace", "board", "metrics"]):
+    for event in ("fsync", "replace", "board", "metrics"):
         again = copied(trained(place, "reference"), "failing")
         args = [f"resume={again}", f"training.num_steps={STEPS + 4}"]
         ended = forks.run("train", *args, place=place, hook=_failing(event))
