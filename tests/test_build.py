@@ -50,9 +50,9 @@ def test_every_option_builds(option):
     if option == "variance=analytic":
         with pytest.raises(UserError, match="run ddpm-analytic"):
             build.build_objective(cfg, denoiser)
-    else:
-        loss, timesteps = build.build_objective(cfg, denoiser)
-        assert callable(loss) and callable(timesteps)
+        return
+    loss, timesteps = build.build_objective(cfg, denoiser)
+    assert callable(loss) and callable(timesteps)
     optimizer = build.build_optimizer(cfg, [torch.nn.Parameter(torch.zeros(2))])
     assert optimizer.param_groups[0]["lr"] == cfg["optimizer"]["lr"]
     assert denoiser.schedule.num_timesteps == cfg["schedule"].get("num_timesteps", 3)
