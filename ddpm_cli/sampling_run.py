@@ -20,6 +20,7 @@ from ddpm_cli.diffusion.denoiser import Cond, Denoise, clipped, guided
 from ddpm_cli.diffusion.samplers import SamplerStep
 from ddpm_cli.errors import UserError
 from ddpm_cli.generation import choose_labels, walk
+from ddpm_cli.making import name_of
 from ddpm_cli.preview import grid_of
 from ddpm_cli.run_dir import find_checkpoint
 from ddpm_cli.runtime import PRECISIONS, Signals
@@ -155,7 +156,7 @@ def _record(out: Path, cfg: dict[str, Any], path: Path, artist: Artist) -> None:
         "step": artist.trained.step,
         "seed": cfg["seed"],
         "num_images": cfg["num_images"],
-        "sampler": {"name": build.name_of(cfg["sampler"]), **_knobs(cfg["sampler"])},
+        "sampler": {"name": name_of(cfg["sampler"]), **_knobs(cfg["sampler"])},
         "variance": type(artist.trained.variance).__name__,
         "clip": cfg["clip"],
         "labels": cfg["labels"],
