@@ -21,6 +21,7 @@ from ddpm_cli.diffusion.pairs import check_objective
 from ddpm_cli.diffusion.variance import Analytic
 from ddpm_cli.errors import UserError
 from ddpm_cli.making import make, make_asking
+from ddpm_cli.stored import check_stored
 from ddpm_cli.training.draws import Draws
 from ddpm_cli.training.ema import EMA
 from ddpm_cli.training.state import TrainState
@@ -123,11 +124,12 @@ def build_trainer(
     cfg: Config, denoiser: Denoiser, store: Store, device: torch.device, loss: Any, timesteps: Any
 ) -> Trainer:
     training, optimizer, seed = cfg["training"], cfg["optimizer"], cfg["seed"]
+    micro = training["micro_batch_size"]
     batches = Batches(store, training["batch_size"], seed, cfg["dataset"].get("flip", False), device)
     settings = StepSettings(
         num_steps=training["num_steps"],
         batch_size=training["batch_size"],
-        micro_batch_size=training["micro_batch_size"] or training["batch_size"],
+        micro_batch_size=training["batch_size"] if micro in (None, "auto") else micro,
         max_grad_norm=training["max_grad_norm"],
         label_dropout=training["label_dropout"],
         null_label=null_label(denoiser.network),
@@ -170,7 +172,7 @@ def load_trained(
     void)."""
     content = checkpoint.load(Path(path))
     cfg = {**content["config"], "trust": list(trust)}
-    _refuse_interpolations(cfg, path)
+    check_stored(cfg, path)
     denoiser = build_denoiser(cfg)
     sigma = denoiser.variance
     if variance is not None:
@@ -213,10 +215,3 @@ def _check_variance(denoiser: Denoiser, variance: Any, weights: str) -> None:
             f"variance=analytic has not been measured for {weights}; "
             "run ddpm-analytic ckpt=CHECKPOINT first, or choose variance=fixed_small"
         )
-
-
-def _refuse_interpolations(node: Any, path: Path | str) -> None:
-    if isinstance(node, str) and "${" in node:
-        raise UserError(f"{path}: its configuration holds an interpolation ({node}), which a checkpoint never does")
-    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        _refuse_interpolations(child, path)

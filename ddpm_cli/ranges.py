@@ -126,7 +126,9 @@ TABLE: dict[str, Rule] = {
     "trust": list_of(PACKAGE),
     "training.num_steps": COUNT,
     "training.batch_size": whole(1, 2**20),
-    "training.micro_batch_size": whole(1, 2**20),
+    "training.micro_batch_size": either(one_of("auto"), whole(1, 2**20)),
+    "training.on_nonfinite": one_of("stop", "rollback"),
+    "training.keep_best": one_of("loss"),
     "training.stop_at": COUNT,
     "training.log_every": COUNT,
     "training.sample_every": COUNT_OR_NEVER,
@@ -197,8 +199,16 @@ TABLE: dict[str, Rule] = {
     "loss.huber_delta": nullable(POSITIVE),
     "weighting.gamma": POSITIVE,
     "sampler.num_steps": nullable(whole(1, 10**6)),
-    "sampler.spacing": one_of("leading", "trailing", "linspace"),
+    "sampler.spacing": nullable(
+        either(
+            one_of("trailing", "leading", "linspace", "karras", "log_snr", "log_snr_to_1"),
+            list_of(NOT_NEGATIVE, least=2),
+        )
+    ),
     "sampler.eta": FRACTION,
+    "sampler.order": whole(1, 3),
+    "sampler.gamma": real("a finite number of at least 1", lambda value: value >= 1),
+    "sampler.s_*": NOT_NEGATIVE,
     "num_images": whole(1, 10**7),
     "num_levels": whole(2, 10**5),
     "data_root": PATH,

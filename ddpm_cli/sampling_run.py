@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ddpm_cli import __version__, build, pictures, plan
+from ddpm_cli import __version__, build, checkpoint, pictures, plan
 from ddpm_cli.config import Context
 from ddpm_cli.data.store import to_file
 from ddpm_cli.diffusion.denoiser import Cond, Denoise, clipped, guided
@@ -22,7 +22,6 @@ from ddpm_cli.errors import UserError
 from ddpm_cli.generation import choose_labels, walk
 from ddpm_cli.making import name_of
 from ddpm_cli.preview import grid_of
-from ddpm_cli.run_dir import find_checkpoint
 from ddpm_cli.runtime import PRECISIONS, Signals
 
 log = logging.getLogger("ddpm_cli")
@@ -69,7 +68,7 @@ class Artist:
 
 def run_sampling(cfg: dict[str, Any], context: Context) -> None:
     """Draws num_images images into the output folder; the last line on stdout is that folder."""
-    path = find_checkpoint(cfg["ckpt"])
+    path = checkpoint.find(cfg["ckpt"])
     artist = build_artist(cfg, path)
     out = context.run_dir
     (out / "images").mkdir(parents=True, exist_ok=True)

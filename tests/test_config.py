@@ -110,6 +110,8 @@ def test_a_group_left_out_is_there_as_none():
         ("sample", "labels=7"),
         ("sample", "labels=[3,7]"),
         ("sample", "sampler.num_steps=null"),
+        ("sample", "sampler.spacing=karras"),
+        ("sample", "sampler.spacing=[1000,500,1.5,0]"),
         ("sample", "variance=fixed_large"),
         ("sample", "weights=raw"),
     ],

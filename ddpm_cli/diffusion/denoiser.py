@@ -46,17 +46,43 @@ class Denoiser(nn.Module):
         self.schedule, self.prediction, self.variance = schedule, prediction, variance
         self.amp_dtype: torch.dtype | None = None
         self.call_network: Network = network  # what speeds the network up (compile, DDP) replaces this, not the network
+        self._known: dict[float, tuple[float, ...]] = {}  # coefficients and network time of times met
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Denoised:
-        level, before = self.schedule.level(t), self.schedule.level((t - 1).clamp(min=0))
-        c_skip, c_out, c_in = self.prediction(level, before)
+        if t.ndim == 0 and t.device.type == "cpu":
+            return self._at_one_time(x_t, float(t), cond)
+        c_skip, c_out, c_in = self._coefficients(t)
         time = self.schedule.network_time(t).to(x_t.device, x_t.dtype).expand(len(x_t))
-        with torch.autocast(x_t.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            output = self.call_network(expand(c_in, x_t) * x_t, time, cond)
-        raw = None
-        if self.variance.learned:
-            output, raw = output.to(x_t.dtype).chunk(2, dim=1)
-        return Denoised(expand(c_skip, x_t) * x_t + expand(c_out, x_t) * output.to(x_t.dtype), raw)
+        output, raw = self._output(expand(c_in, x_t) * x_t, time, cond)
+        return Denoised(expand(c_skip, x_t) * x_t + expand(c_out, x_t) * output, raw)
+
+    def _at_one_time(self, x_t: Tensor, t: float, cond: Cond) -> Denoised:
+        """All images at the same t, as samplers call: the coefficients are plain numbers, computed once."""
+        if t not in self._known:
+            at = torch.tensor(t, dtype=torch.float64)
+            values = (*self._coefficients(at), self.schedule.network_time(at))
+            self._known[t] = tuple(float(value) for value in values)
+        c_skip, c_out, c_in, time = self._known[t]
+        scaled = x_t if c_in == 1.0 else x_t * c_in
+        output, raw = self._output(scaled, x_t.new_full((len(x_t),), time), cond)
+        x_0 = output * c_out
+        return Denoised(x_0.add_(x_t, alpha=c_skip) if c_skip else x_0, raw)
+
+    def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.prediction(self.schedule.level(t), self.schedule.level((t - 1).clamp(min=0)))
+
+    def _output(self, scaled: Tensor, time: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None]:
+        """The network's prediction and its variance output, in the input's dtype."""
+        if self.amp_dtype is None:
+            output = self.call_network(scaled, time, cond)
+        else:
+            with torch.autocast(scaled.device.type, self.amp_dtype):
+                output = self.call_network(scaled, time, cond)
+        output = output.to(scaled.dtype)
+        if not self.variance.learned:
+            return output, None
+        prediction, raw = output.chunk(2, dim=1)
+        return prediction, raw
 
 
 def clipped(denoise: Denoise, limit: float = 1.0) -> Denoise:
@@ -70,25 +96,15 @@ def clipped(denoise: Denoise, limit: float = 1.0) -> Denoise:
     return denoise_clipped
 
 
-def guided(denoise: Denoise, scale: float, null_label: int) -> Denoise:
-    """Classifier-free guidance: uncond + scale (cond - uncond), so that 1 is off (Ho and Salimans 2022, Eq. 6, with
-    scale = 1 + w).
+def thresholded(denoise: Denoise, percentile: float = 0.995) -> Denoise:
+    """Dynamic thresholding (Saharia et al. 2022, Section 2.3): each image's estimate is clipped to that percentile of
+    its absolute values, and divided by it, where it exceeds 1; for large guidance scales."""
 
-    Both halves run as one batch; the variance output is the conditional one.
-    """
-    if scale == 1.0:
-        return denoise
+    def denoise_thresholded(x_t: Tensor, t: Tensor, cond: Cond = None) -> Denoised:
+        denoised = denoise(x_t, t, cond)
+        values = denoised.x_0.abs().flatten(1).float()
+        limit = torch.quantile(values, percentile, dim=1).clamp(min=1.0)
+        limit = expand(limit, denoised.x_0)
+        return Denoised(torch.minimum(torch.maximum(denoised.x_0, -limit), limit) / limit, denoised.raw)
 
-    def denoise_guided(x_t: Tensor, t: Tensor, cond: Cond = None) -> Denoised:
-        if cond is None or "labels" not in cond:
-            raise ValueError("guidance.scale needs a class-conditional model; leave it at 1")
-        null = {**cond, "labels": torch.full_like(cond["labels"], null_label)}
-        both = {key: torch.cat([cond[key], null[key]]) for key in cond}
-        t_both = t if t.ndim == 0 else torch.cat([t, t])
-        denoised = denoise(torch.cat([x_t, x_t]), t_both, both)
-        with_label, without = denoised.x_0.chunk(2)
-        return Denoised(
-            torch.lerp(without, with_label, scale), None if denoised.raw is None else denoised.raw.chunk(2)[0]
-        )
-
-    return denoise_guided
+    return denoise_thresholded

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.diffusion.gaussian import NoiseLevel
-
-SPACINGS = ("leading", "trailing", "linspace")
+from ddpm_cli.diffusion.spacing import Spacing, times
 
 
 def variance_preserving(log_snr: Tensor) -> NoiseLevel:
@@ -92,29 +91,9 @@ class NoiseSchedule:
         t = below + 1 + fraction
         return torch.where(torch.isneginf(log_snr), float(self.num_timesteps), t) if self.zero_terminal_snr else t
 
-    def times(self, num_steps: int | None = None, spacing: str | None = None) -> Tensor:
-        """The times a sampler visits: float64 on the CPU, (num_steps + 1,), descending, the last one 0.
-
-        num_steps: 1..T, None for every timestep. spacing (Lin et al. 2023, Table 2): `trailing` starts at T,
-        `leading` ends at 1 and never visits T, `linspace` does both.
-        """
-        total = self.num_timesteps
-        num_steps = total if num_steps is None else num_steps
-        if not 1 <= num_steps <= total:
-            raise ValueError(
-                f"sampler.num_steps must lie in 1..{total} (the schedule's num_timesteps), got {num_steps}"
-            )
-        spacing = spacing or self.spacing
-        i = torch.arange(num_steps, dtype=torch.float64)
-        if spacing == "trailing":
-            t = (total - i * (total / num_steps)).round()
-        elif spacing == "leading":
-            t = (num_steps - 1 - i) * (total // num_steps) + 1
-        elif spacing == "linspace":
-            t = (total - i * ((total - 1) / max(num_steps - 1, 1))).round()
-        else:
-            raise ValueError(f"sampler.spacing must be one of {', '.join(SPACINGS)}, got {spacing}")
-        return torch.cat([t, torch.zeros(1, dtype=torch.float64)])
+    def times(self, num_steps: int | None = None, spacing: Spacing = None) -> Tensor:
+        """The times a sampler visits, from noise to image: see spacing.times."""
+        return times(self, num_steps, spacing)
 
     def prior(self, noise: Tensor) -> Tensor:
         """x_T made from standard normal noise."""
@@ -282,6 +261,6 @@ def edm(num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 
         level_of=variance_exploding,
         network_time=lambda t, level: level.sigma.log() / 4,
         prior_scale=sigma_max,
-        spacing="trailing",
+        spacing="karras",
         continuous=True,
     )

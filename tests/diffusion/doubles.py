@@ -1,5 +1,7 @@
 """Test doubles: denoisers that are exact for data whose law is known, and small networks given by a formula."""
 
+import math
+
 import torch
 
 from ddpm_cli.diffusion.denoiser import Denoised
@@ -38,3 +40,20 @@ def toy_epsilon(x, u):
 
 def toy_x0(x, u):
     return 0.8 * torch.tanh(0.9 * x) * (1 - 0.2 * u)
+
+
+def exact_mixture(schedule, weights=(0.3, 0.5, 0.2), means=(-0.8, 0.2, 0.9), stds=(0.05, 0.1, 0.2)):
+    """E[x_0 | x_t] for data of a Gaussian mixture, each number for itself."""
+
+    def denoise(x_t, t, cond=None):
+        level = schedule.level(t)
+        alpha, sigma = expand(level.alpha, x_t), expand(level.sigma, x_t)
+        logs, estimates = [], []
+        for weight, mean, std in zip(weights, means, stds, strict=True):
+            variance = alpha**2 * std**2 + sigma**2
+            logs.append(math.log(weight) - 0.5 * (variance.log() + (x_t - alpha * mean) ** 2 / variance))
+            estimates.append(mean + alpha * std**2 / variance * (x_t - alpha * mean))
+        shares = torch.stack(logs).softmax(0)
+        return Denoised((shares * torch.stack(estimates)).sum(0))
+
+    return denoise

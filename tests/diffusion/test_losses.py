@@ -4,7 +4,7 @@ from doubles import ToyNetwork
 from reference import naive_bound_term, naive_loss
 
 from ddpm_cli.diffusion import gaussian, losses, prediction, schedule, timesteps, variance, weighting
-from ddpm_cli.diffusion.denoiser import Denoiser, clipped, guided
+from ddpm_cli.diffusion.denoiser import Denoiser
 
 PREDICTIONS = {
     "epsilon": prediction.Epsilon(),
@@ -162,22 +162,6 @@ def test_stratified_times_cover_the_range_evenly():
 def test_uniform_times_span_one_to_t():
     t, _ = timesteps.Uniform()(torch.tensor([0.0, 0.4999, 1 - 2**-24]), schedule.linear())
     assert t.tolist() == [1, 500, 1000]
-
-
-def test_guidance_of_one_is_off_and_of_zero_unconditional():
-    class Labelled(torch.nn.Module):
-        def forward(self, x, time, cond):
-            return cond["labels"].reshape(-1, 1, 1, 1).to(x).expand_as(x)
-
-    denoiser = Denoiser(Labelled(), schedule.cosine(), prediction.X0(), variance.FixedSmall())
-    x, cond = torch.randn(2, 1, 4, 4), {"labels": torch.tensor([3, 5])}
-    t = torch.tensor(10.0, dtype=torch.float64)
-    assert guided(denoiser, 1.0, 10) is denoiser
-    assert guided(denoiser, 0.0, 10)(x, t, cond).x_0.unique().tolist() == [10]
-    torch.testing.assert_close(
-        guided(denoiser, 3.0, 10)(x, t, cond).x_0[:, 0, 0, 0], torch.tensor([10 + 3 * (3 - 10.0), 10 + 3 * (5 - 10.0)])
-    )
-    assert clipped(denoiser)(x, t, cond).x_0.max() == 1
 
 
 def test_epsilon_prediction_is_refused_at_zero_terminal_snr():

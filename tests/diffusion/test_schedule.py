@@ -52,7 +52,7 @@ def test_spacings_are_the_published_lists():
     assert noise.times().tolist() == list(range(1000, -1, -1))
 
 
-@pytest.mark.parametrize("spacing", schedule.SPACINGS)
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 99, 100])
 def test_every_spacing_descends_strictly_to_zero(spacing, num_steps):
     times = schedule.cosine(100).times(num_steps, spacing)

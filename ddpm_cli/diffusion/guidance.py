@@ -1,0 +1,138 @@
+"""Guidance: wrappers of the denoiser, with its call, that push the estimate of x_0 away from a weaker one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddpm_cli.diffusion.denoiser import Cond, Denoise, Denoised
+from ddpm_cli.diffusion.schedule import NoiseSchedule
+
+Pair = Callable[[Tensor, Tensor, Cond], tuple[Denoised, Tensor]]  # the estimate, and the weaker one's x_0
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How far to go: weaker + scale (estimate - weaker), so that 1 is off (Ho and Salimans 2022, Eq. 6, with scale =
+    1 + w).
+
+    interval: only where sigma/alpha lies in (low, high] (Kynkäänniemi et al. 2024); outside it the weaker estimate is
+    not even made. rescale: how far each image's estimate is brought back to the standard deviation it had without
+    guidance, 0 to 1 (Lin et al. 2023, Section 3.4, there for the network's output; 0.7 in the paper).
+    """
+
+    scale: float = 1.0
+    interval: tuple[float, float] | None = None
+    rescale: float = 0.0
+
+    def acts_at(self, t: Tensor, schedule: NoiseSchedule) -> bool:
+        if self.interval is None:
+            return True
+        level = schedule.level(t)
+        low, high = self.interval
+        return low * float(level.alpha) < float(level.sigma) <= high * float(level.alpha)
+
+
+def classifier_free(denoise: Denoise, null_label: int) -> Pair:
+    """With the labels and with the null label instead, both in one batch (Ho and Salimans 2022)."""
+
+    def pair(x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Denoised, Tensor]:
+        if cond is None or "labels" not in cond:
+            raise ValueError("guidance.scale needs a class-conditional model; leave it at 1")
+        null = {**cond, "labels": torch.full_like(cond["labels"], null_label)}
+        both = {key: torch.cat([cond[key], null[key]]) for key in cond}
+        t_both = t if t.ndim == 0 else torch.cat([t, t])
+        denoised = denoise(torch.cat([x_t, x_t]), t_both, both)
+        with_label, without = denoised.x_0.chunk(2)
+        return Denoised(with_label, None if denoised.raw is None else denoised.raw.chunk(2)[0]), without
+
+    return pair
+
+
+def by_weaker_model(denoise: Denoise, guide: Denoise) -> Pair:
+    """By a less trained or smaller model of the same data and schedule (autoguidance: Karras et al. 2024)."""
+    return lambda x_t, t, cond: (denoise(x_t, t, cond), guide(x_t, t, cond).x_0)
+
+
+def guided(denoise: Denoise, pair: Pair, guidance: Guidance, schedule: NoiseSchedule) -> Denoise:
+    """The denoiser guided by `pair`; with its own variance output. t: 0-dim where there is an interval."""
+    if guidance.scale == 1.0:
+        return denoise
+
+    def denoise_guided(x_t: Tensor, t: Tensor, cond: Cond = None) -> Denoised:
+        if not guidance.acts_at(t, schedule):
+            return denoise(x_t, t, cond)
+        estimate, weaker = pair(x_t, t, cond)
+        x_0 = torch.lerp(weaker, estimate.x_0, guidance.scale)
+        if guidance.rescale:
+            x_0 = rescaled(x_0, estimate.x_0, guidance.rescale)
+        return Denoised(x_0, estimate.raw)
+
+    return denoise_guided
+
+
+def rescaled(x_0: Tensor, unguided: Tensor, share: float) -> Tensor:
+    """x_0 (B, ...) with each image's standard deviation brought `share` of the way back to that of `unguided`."""
+    dims = tuple(range(1, x_0.ndim))
+    factor = unguided.std(dims, keepdim=True) / x_0.std(dims, keepdim=True).clamp(min=1e-8)
+    return x_0 * torch.lerp(torch.ones_like(factor), factor, share)
+
+
+@dataclass(frozen=True)
+class CADS:
+    """Condition-annealed sampling (Sadat et al. 2024, Algorithm 1): noise on the class embedding that fades as the
+    image forms, for more diverse images of a class.
+
+    With u = t/T the embedding is sqrt(gamma) y + noise sqrt(1 - gamma) n, gamma falling from 1 at u <= start to 0 at
+    u >= end; mixing: how far it gets y's mean and standard deviation back.
+    """
+
+    noise: float = 0.25
+    start: float = 0.6
+    end: float = 0.9
+    mixing: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.start <= self.end:
+            raise ValueError(f"guidance.cads.start={self.start} must not exceed guidance.cads.end={self.end}")
+
+    def gamma(self, u: float) -> float:
+        if u <= self.start:
+            return 1.0
+        return 0.0 if u >= self.end else (self.end - u) / (self.end - self.start)
+
+    def __call__(self, y: Tensor, n: Tensor, gamma: float) -> Tensor:
+        """y, n: (B, E), n standard normal -> the annealed embedding."""
+        noisy = gamma**0.5 * y + self.noise * (1 - gamma) ** 0.5 * n
+        mean, std = noisy.mean(1, keepdim=True), noisy.std(1, keepdim=True).clamp(min=1e-8)
+        restored = (noisy - mean) / std * y.std(1, keepdim=True) + y.mean(1, keepdim=True)
+        return torch.lerp(noisy, restored, self.mixing)
+
+
+def annealed(
+    denoise: Denoise,
+    cads: CADS,
+    embed: Callable[[Tensor], Tensor],
+    draw: Callable[[int, int], Tensor],
+    num_timesteps: int,
+    null_label: int,
+) -> Denoise:
+    """The denoiser with CADS on the embedding of its labels, null labels left alone; to be guided, not guiding.
+
+    embed: labels -> (B, E), as the network's. draw(t, E): the batch's standard normal (B, E) of time t, in steps of
+    1/1000 of a timestep.
+    """
+
+    def denoise_annealed(x_t: Tensor, t: Tensor, cond: Cond = None) -> Denoised:
+        gamma = cads.gamma(float(t) / num_timesteps)
+        if gamma == 1.0 or cond is None or "labels" not in cond:
+            return denoise(x_t, t, cond)
+        labels = cond["labels"]
+        y = embed(labels)
+        n = draw(round(1000 * float(t)), y.shape[1]).to(y)
+        n = n.repeat(len(labels) // len(n), 1)  # with the null labels in the same batch, after the others
+        y = torch.where((labels == null_label)[:, None], y, cads(y, n, gamma))
+        return denoise(x_t, t, {**cond, "embedding": y})
+
+    return denoise_annealed

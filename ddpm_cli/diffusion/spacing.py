@@ -1,0 +1,98 @@
+"""Step spacing: the times a sampler visits, from noise to image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ddpm_cli.diffusion.schedule import NoiseSchedule
+
+_ROWS = ("trailing", "leading", "linspace")  # visit whole timesteps
+_LEVELS = ("karras", "log_snr", "log_snr_to_1")  # choose noise levels, so that times are real
+SPACINGS = _ROWS + _LEVELS
+
+Spacing = str | Sequence[float] | None
+
+
+def times(schedule: NoiseSchedule, num_steps: int | None = None, spacing: Spacing = None) -> Tensor:
+    """float64 on the CPU, (num_steps + 1,), descending; the last one is 0, but for `log_snr_to_1` and lists.
+
+    num_steps: 1..T (any number for real times), None for T. spacing: None (the schedule's own), a list (these times as
+    they stand, num_steps being theirs), or a name:
+    `trailing` starts at T, `leading` ends at 1 and never visits T, `linspace` does both (Lin et al. 2023, Table 2);
+    `karras` has sigma/alpha fall as Karras et al. 2022, Eq. 5, from T to 1; `log_snr` is uniform in log-SNR from T to 1
+    (Lu et al. 2022); `log_snr_to_1` the same, all steps lying between T and 1, without a step to the clean image.
+    """
+    if spacing is not None and not isinstance(spacing, str):
+        return _listed(schedule, spacing)
+    spacing = spacing or schedule.spacing
+    total = schedule.num_timesteps
+    num_steps = total if num_steps is None else num_steps
+    if spacing not in SPACINGS:
+        raise ValueError(f"sampler.spacing must be a list of times or one of {', '.join(SPACINGS)}, got {spacing}")
+    if num_steps < 1 or (spacing in _ROWS and num_steps > total):
+        raise ValueError(f"sampler.num_steps must lie in 1..{total} (the schedule's num_timesteps), got {num_steps}")
+    if spacing in _ROWS:
+        return _ended(_rows(total, num_steps, spacing))
+    if spacing == "log_snr_to_1":
+        return _uniform(schedule, num_steps + 1)
+    return _ended(_karras(schedule, num_steps) if spacing == "karras" else _uniform(schedule, num_steps))
+
+
+def _rows(total: int, num_steps: int, spacing: str) -> Tensor:
+    i = torch.arange(num_steps, dtype=torch.float64)
+    if spacing == "trailing":
+        return (total - i * (total / num_steps)).round()
+    if spacing == "leading":
+        return (num_steps - 1 - i) * (total // num_steps) + 1
+    return (total - i * ((total - 1) / max(num_steps - 1, 1))).round()
+
+
+def _karras(schedule: NoiseSchedule, num_steps: int, rho: float = 7.0) -> Tensor:
+    """sigma^(1/rho) linear (Karras et al. 2022, Eq. 5); rho = 7 puts most steps at low noise."""
+    first, last = _ends(schedule)
+    share = torch.linspace(0, 1, num_steps, dtype=torch.float64)
+    roots = [(-0.5 * log_snr).exp() ** (1 / rho) for log_snr in (first, last)]
+    return _between(schedule, -2 * rho * torch.lerp(*roots, share).log())
+
+
+def _uniform(schedule: NoiseSchedule, count: int) -> Tensor:
+    return _between(schedule, torch.lerp(*_ends(schedule), torch.linspace(0, 1, count, dtype=torch.float64)))
+
+
+def _ends(schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
+    """The log-SNR at T and at 1."""
+    if schedule.zero_terminal_snr:
+        raise ValueError(
+            "sampler.spacing: with zero terminal SNR the noise level at T is infinite; choose sampler.spacing=trailing"
+        )
+    level = schedule.level(torch.tensor([schedule.num_timesteps, 1]))
+    return level.log_snr[0], level.log_snr[1]
+
+
+def _between(schedule: NoiseSchedule, log_snr: Tensor) -> Tensor:
+    """Real times of these log-SNRs; the ends are T and 1 whatever the rounding."""
+    t = schedule.time_of(log_snr)
+    t[0] = schedule.num_timesteps
+    if len(t) > 1:
+        t[-1] = 1
+    return t
+
+
+def _listed(schedule: NoiseSchedule, values: Sequence[float]) -> Tensor:
+    t = torch.tensor([float(value) for value in values], dtype=torch.float64)
+    inside = ((t >= 1) & (t <= schedule.num_timesteps)) | (t == 0)
+    if len(t) < 2 or not (t.diff() < 0).all() or not inside.all():
+        raise ValueError(
+            f"sampler.spacing as a list must fall from at most {schedule.num_timesteps} through times of at least 1 "
+            f"to its end, 0 for the clean image, e.g. [1000, 500, 100, 0]; got {[*values]}"
+        )
+    return t
+
+
+def _ended(t: Tensor) -> Tensor:
+    return torch.cat([t, torch.zeros(1, dtype=torch.float64)])

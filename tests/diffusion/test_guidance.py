@@ -1,0 +1,145 @@
+"""What each kind of guidance and of thresholding claims."""
+
+import pytest
+import torch
+from doubles import exact_gaussian
+
+from ddpm_cli.diffusion import schedule
+from ddpm_cli.diffusion.denoiser import Denoised, clipped, thresholded
+from ddpm_cli.diffusion.guidance import CADS, Guidance, annealed, by_weaker_model, classifier_free, guided
+
+COSINE = schedule.cosine(100)
+T = torch.tensor(50.0, dtype=torch.float64)
+X = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+LABELS = torch.tensor([3, 5])
+NULL = 10
+
+
+class Labelled:
+    """Its estimate is its label everywhere, plus what is seen of x; counts its calls and notes their batch sizes."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, x, t, cond=None):
+        self.batches.append(len(x))
+        label = cond["labels"].to(x).reshape(-1, 1, 1, 1)
+        return Denoised(label + 0.1 * x, x)
+
+
+def cfg(denoise, **knobs):
+    return guided(denoise, classifier_free(denoise, NULL), Guidance(**knobs), COSINE)
+
+
+def test_scale_one_is_the_denoiser_itself():
+    denoise = Labelled()
+    assert cfg(denoise, scale=1.0) is denoise
+
+
+def test_scale_goes_from_the_null_label_past_the_label_in_one_batch():
+    denoise = Labelled()
+    for scale in (0.0, 0.5, 3.0):
+        guided_x_0 = cfg(denoise, scale=scale)(X, T, {"labels": LABELS}).x_0 - 0.1 * X
+        expected = (NULL + scale * (LABELS - NULL)).double().reshape(-1, 1, 1, 1).expand_as(X)
+        torch.testing.assert_close(guided_x_0, expected)
+    assert denoise.batches == [4, 4, 4]
+
+
+def test_variance_output_is_the_conditional_one():
+    denoised = cfg(Labelled(), scale=2.0)(X, T, {"labels": LABELS})
+    assert torch.equal(denoised.raw, X)
+
+
+def test_guidance_needs_labels():
+    with pytest.raises(ValueError, match="class-conditional"):
+        cfg(Labelled(), scale=2.0)(X, T, None)
+
+
+def test_outside_the_interval_there_is_no_guidance_and_no_second_evaluation():
+    denoise = Labelled()
+    level = COSINE.level(T)
+    ratio = float(level.sigma / level.alpha)
+    for interval, batch in (((ratio / 2, ratio), 4), ((ratio, 2 * ratio), 2), ((0.0, ratio / 2), 2)):
+        inner = cfg(denoise, scale=3.0, interval=interval)(X, T, {"labels": LABELS}).x_0
+        assert denoise.batches[-1] == batch
+        assert torch.equal(inner, denoise(X, T, {"labels": LABELS}).x_0) == (batch == 2)
+
+
+def test_rescale_gives_back_the_unguided_standard_deviation():
+    def denoise(x, t, cond):
+        return Denoised(x * (1 + cond["labels"].to(x).reshape(-1, 1, 1, 1)))
+
+    cond = {"labels": LABELS}
+    stds = [cfg(denoise, scale=-2.0, rescale=share)(X, T, cond).x_0.std((1, 2, 3)) for share in (0.0, 0.5, 1.0)]
+    torch.testing.assert_close(stds[2], denoise(X, T, cond).x_0.std((1, 2, 3)))
+    torch.testing.assert_close(stds[1], (stds[0] + stds[2]) / 2)
+    assert not torch.allclose(stds[0], stds[2])
+
+
+def test_autoguidance_moves_away_from_the_weaker_model():
+    good, bad = exact_gaussian(COSINE, 0.3, 0.2), exact_gaussian(COSINE, 0.0, 0.6)
+    x_0 = guided(good, by_weaker_model(good, bad), Guidance(2.0), COSINE)(X, T).x_0
+    torch.testing.assert_close(x_0, 2 * good(X, T).x_0 - bad(X, T).x_0)
+
+
+# CADS
+
+
+def embed(labels):
+    return torch.nn.functional.one_hot(labels, 16).double() * 2 + torch.arange(16)
+
+
+def seen_by(cads, t, labels=LABELS):
+    """The embedding the network is given at time t, None where it is left to the labels."""
+    seen = []
+
+    def denoise(x, t, cond):
+        seen.append(cond.get("embedding"))
+        return Denoised(x)
+
+    def draw(key, width):
+        return torch.randn(2, width, generator=torch.Generator().manual_seed(key))
+
+    annealed(denoise, cads, embed, draw, 100, NULL)(X, torch.tensor(t), {"labels": labels})
+    return seen[0]
+
+
+def test_cads_leaves_the_last_part_of_the_walk_alone_and_hides_the_class_in_the_first():
+    cads = CADS(noise=0.5, start=0.6, end=0.9, mixing=0.0)
+    assert seen_by(cads, 60.0) is None
+    half = seen_by(cads, 75.0)
+    assert (half - 0.5**0.5 * embed(LABELS)).std() < 1
+    early = seen_by(cads, 95.0)
+    assert early.abs().max() < 5 * cads.noise  # nothing of an embedding that reaches 17 is left
+    assert cads.gamma(0.75) == pytest.approx(0.5)
+
+
+def test_cads_with_mixing_keeps_the_embeddings_mean_and_deviation():
+    for t in (70.0, 95.0):
+        noisy, y = seen_by(CADS(), t), embed(LABELS)
+        torch.testing.assert_close(noisy.mean(1), y.mean(1))
+        torch.testing.assert_close(noisy.std(1), y.std(1))
+        assert (noisy - y).abs().max() > 0.2
+
+
+def test_cads_leaves_the_null_label_alone_also_in_a_guided_batch():
+    embedding = seen_by(CADS(), 95.0, torch.tensor([3, 5, NULL, NULL]))
+    assert torch.equal(embedding[2:], embed(torch.tensor([NULL, NULL])))
+    assert not torch.allclose(embedding[:2], embed(LABELS))
+
+
+# Thresholding
+
+
+def test_static_clipping_bounds_each_number():
+    denoise = clipped(lambda x, t, cond=None: Denoised(3 * x))
+    assert torch.equal(denoise(X, T).x_0, (3 * X).clamp(-1, 1))
+
+
+def test_dynamic_thresholding_divides_where_the_percentile_exceeds_one_and_else_clips():
+    values = torch.linspace(-1, 1, 201, dtype=torch.float64).repeat(2, 1)
+    values[1] *= 4
+    x_0 = thresholded(lambda x, t, cond=None: Denoised(x), percentile=0.9)(values, T).x_0
+    torch.testing.assert_close(x_0[0], values[0])
+    limit = 0.9 * 4
+    torch.testing.assert_close(x_0[1], (values[1] / limit).clamp(-1, 1), rtol=1e-5, atol=1e-5)

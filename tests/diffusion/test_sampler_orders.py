@@ -1,0 +1,55 @@
+"""Convergence towards the exact solution, by the exact denoiser of a Gaussian mixture in float64."""
+
+import pytest
+import torch
+from doubles import exact_mixture
+
+from ddpm_cli.diffusion import samplers, schedule
+
+SCHEDULES = {"linear": schedule.linear(), "edm": schedule.edm()}
+COUNTS = [20, 40, 80, 160]
+NOISE = torch.linspace(-2, 2, 201, dtype=torch.float64)
+
+
+def end_of(sampler, noise_schedule):
+    return samplers.run(sampler(exact_mixture(noise_schedule), noise_schedule.prior(NOISE), noise_schedule, None, None))
+
+
+@pytest.fixture(scope="module", params=SCHEDULES)
+def case(request):
+    noise_schedule = SCHEDULES[request.param]
+    return noise_schedule, end_of(samplers.Heun(2000, "log_snr_to_1"), noise_schedule)
+
+
+def order_of(make, case):
+    """The slope of log error over log steps, by least squares."""
+    noise_schedule, exact = case
+    errors = [(end_of(make(count), noise_schedule) - exact).abs().mean() for count in COUNTS]
+    x, y = torch.tensor(COUNTS).double().log(), torch.stack(errors).log()
+    return -float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+
+
+@pytest.mark.parametrize(
+    ("make", "order", "tolerance"),
+    [
+        (lambda n: samplers.Euler(n, "log_snr_to_1"), 1, 0.2),
+        (lambda n: samplers.DDIM(n, "log_snr_to_1"), 1, 0.2),
+        (lambda n: samplers.Heun(n, "log_snr_to_1"), 2, 0.3),
+        (lambda n: samplers.DPM2(n, "log_snr_to_1"), 2, 0.3),
+        (lambda n: samplers.DPMSolverPP(n, "log_snr_to_1"), 2, 0.3),
+        (lambda n: samplers.UniPC(n, "log_snr_to_1", order=1), 2, 0.3),
+        (lambda n: samplers.UniPC(n, "log_snr_to_1", order=2), 3, 0.6),
+    ],
+    ids=["euler", "ddim", "heun", "dpm2", "dpmpp", "unipc1", "unipc2"],
+)
+def test_samplers_converge_with_their_order(case, make, order, tolerance):
+    assert abs(order_of(make, case) - order) <= tolerance
+
+
+def test_twenty_steps_of_dpm_solver_beat_a_hundred_of_ddim():
+    noise_schedule = SCHEDULES["linear"]
+    exact = end_of(samplers.Heun(2000, "log_snr"), noise_schedule)
+    few = (end_of(samplers.DPMSolverPP(20, "log_snr"), noise_schedule) - exact).abs().mean()
+    for spacing in ("trailing", "log_snr"):
+        many = (end_of(samplers.DDIM(100, spacing), noise_schedule) - exact).abs().mean()
+        assert few < many
