@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import tarfile
@@ -65,7 +66,8 @@ def r13_hostile(place: Path, trials: int) -> Outcome:
 
 def _harmless(ended: forks.Ended, marker: Path, codes: tuple[int, ...]) -> Iterator[str | None]:
     yield unless(not marker.exists(), "THE CODE RAN")
-    marker.unlink(missing_ok=True)
+    if marker.exists():
+        shutil.rmtree(marker) if marker.is_dir() else marker.unlink()
     yield unless(ended.code in codes, f"exit {ended.code}: {ended.err[-400:]}")
     yield unless(len(ended.told) <= 3 and "Traceback" not in ended.err, f"told: {ended.err[-400:]}")
     yield unless("weights_only=False" not in ended.err, "advises to load it unsafely")

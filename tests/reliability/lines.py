@@ -90,7 +90,7 @@ def _wrong(command: str, dice: random.Random) -> Iterator[tuple[str, str]]:
     for key, default in leaves.items():
         rule = rule_for(key, default)
         for text, value in dice.sample(VALUES, len(VALUES)):
-            free = key.rpartition(".")[2] in HOLDS_PATHS and isinstance(value, str)
+            free = key.rpartition(".")[2] in HOLDS_PATHS and text != "''"  # nearly anything is a path
             if not free and not _accepted(rule, value) and key != "ckpt":
                 yield key, f"{key}={text}"
         for text in dice.sample(BROKEN, 3):
