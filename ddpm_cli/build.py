@@ -16,10 +16,13 @@ from torch import nn
 
 from ddpm_cli import checkpoint
 from ddpm_cli.data.batches import Batches
-from ddpm_cli.data.listing import count_classes
 from ddpm_cli.data.store import Store
+from ddpm_cli.diffusion import schedule as schedules
 from ddpm_cli.diffusion.denoiser import Denoiser
+from ddpm_cli.diffusion.pairs import check_objective
+from ddpm_cli.diffusion.variance import Analytic
 from ddpm_cli.errors import UserError
+from ddpm_cli.stored import check_stored
 from ddpm_cli.targets import load_target
 from ddpm_cli.training.draws import Draws
 from ddpm_cli.training.ema import EMA
@@ -29,6 +32,7 @@ from ddpm_cli.training.step import StepSettings, Trainer
 Config = dict[str, Any]
 _JOINED = {  # keys of a group that are not arguments of its _target_
     "dataset": {"flip"},
+    "schedule": {"path", "zero_terminal_snr", "rescale_time"},
     "optimizer": {"warmup_steps", "decay"},
     "edit": {"image", "mask", "to"},
 }
@@ -54,18 +58,15 @@ def make(group: str, node: Config, trust: list[str], **joined: Any) -> Any:
         raise UserError(str(error) if str(error).startswith(group) else f"{group}: {error}") from error
 
 
+def make_asking(group: str, node: Config, trust: list[str], **offered: Any) -> Any:
+    """As make, with those of `offered` that the target takes."""
+    taken = inspect.signature(load_target(group, node["_target_"], trust)).parameters
+    return make(group, node, trust, **{key: value for key, value in offered.items() if key in taken})
+
+
 def name_of(node: Config) -> str:
     """The class or function a group's node names, without its module."""
     return str(node["_target_"]).rpartition(".")[2]
-
-
-def with_facts(cfg: Config) -> Config:
-    """The configuration with what only the data's folder knows filled in: the number of classes of an image folder."""
-    if cfg["dataset"].get("num_classes", 0) is not None:
-        return cfg
-    num_classes = count_classes(Path(cfg["dataset"]["root"]))
-    model = {**cfg["model"], "num_classes": num_classes}
-    return {**cfg, "dataset": {**cfg["dataset"], "num_classes": num_classes}, "model": model}
 
 
 def item_shape(cfg: Config) -> tuple[int, ...]:
@@ -74,14 +75,24 @@ def item_shape(cfg: Config) -> tuple[int, ...]:
     return (cfg["dataset"]["channels"], *(size if isinstance(size, list) else (size, size)))
 
 
+def build_schedule(cfg: Config) -> schedules.NoiseSchedule:
+    """The noise schedule, with zero terminal SNR and the network's time rescaled where asked for."""
+    node = cfg["schedule"]
+    with torch.device("cpu"):
+        schedule = make("schedule", node, cfg.get("trust", []))
+        try:
+            schedule = schedules.zero_terminal_snr(schedule) if node.get("zero_terminal_snr") else schedule
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    return schedules.rescaled_time(schedule) if node.get("rescale_time") else schedule
+
+
 def build_denoiser(cfg: Config) -> Denoiser:
     """Network, schedule, prediction and variance, joined. Call it under torch.device("meta") to build without
     memory."""
     trust = cfg.get("trust", [])
-    with torch.device("cpu"):
-        schedule = make("schedule", cfg["schedule"], trust)
-    prediction = make("prediction", cfg["prediction"], trust)
-    variance = make("variance", cfg["variance"], trust)
+    schedule, prediction = build_schedule(cfg), make("prediction", cfg["prediction"], trust)
+    variance = make_asking("variance", cfg["variance"], trust, estimate=None)
     model = dict(cfg["model"])
     if model.get("class_conditional") and not cfg["dataset"].get("num_classes"):
         model["class_conditional"] = False  # an unlabelled set has no classes to condition on
@@ -99,9 +110,16 @@ def null_label(network: nn.Module) -> int | None:
     return network.num_classes if network.class_conditional else None  # type: ignore[return-value]
 
 
-def build_loss(cfg: Config) -> Any:
-    weighting = make("weighting", cfg["weighting"], cfg.get("trust", []))
-    return make("loss", cfg["loss"], cfg.get("trust", []), weighting=weighting)
+def build_objective(cfg: Config, denoiser: Denoiser) -> tuple[Any, Any]:
+    """The loss and the distribution of timesteps; UserError where they cannot train this denoiser."""
+    trust = cfg.get("trust", [])
+    loss = make("loss", cfg["loss"], trust, weighting=make("weighting", cfg["weighting"], trust))
+    timesteps = make_asking("timesteps", cfg["timesteps"], trust, num_timesteps=denoiser.schedule.num_timesteps)
+    try:
+        check_objective(denoiser, loss, timesteps)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return loss, timesteps
 
 
 def build_sampler(cfg: Config) -> Any:
@@ -118,10 +136,7 @@ def build_data(cfg: Config) -> Store:
 
 def build_optimizer(cfg: Config, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimiser, fused into one kernel where it can be."""
-    trust = cfg.get("trust", [])
-    factory = load_target("optimizer", cfg["optimizer"]["_target_"], trust)
-    fused = {"fused": True} if "fused" in inspect.signature(factory).parameters else {}
-    return make("optimizer", cfg["optimizer"], trust, params=parameters, **fused)
+    return make_asking("optimizer", cfg["optimizer"], cfg.get("trust", []), params=parameters, fused=True)
 
 
 def build_state(
@@ -148,11 +163,12 @@ def build_trainer(
     cfg: Config, denoiser: Denoiser, store: Store, device: torch.device, loss: Any, timesteps: Any
 ) -> Trainer:
     training, optimizer, seed = cfg["training"], cfg["optimizer"], cfg["seed"]
+    micro = training["micro_batch_size"]
     batches = Batches(store, training["batch_size"], seed, cfg["dataset"].get("flip", False), device)
     settings = StepSettings(
         num_steps=training["num_steps"],
         batch_size=training["batch_size"],
-        micro_batch_size=training["micro_batch_size"] or training["batch_size"],
+        micro_batch_size=training["batch_size"] if micro in (None, "auto") else micro,
         max_grad_norm=training["max_grad_norm"],
         label_dropout=training["label_dropout"],
         null_label=null_label(denoiser.network),
@@ -182,12 +198,13 @@ def load_trained(
     void)."""
     content = checkpoint.load(Path(path))
     cfg = {**content["config"], "trust": list(trust)}
-    _refuse_interpolations(cfg, path)
+    check_stored(cfg, path)
     denoiser = build_denoiser(cfg)
     sigma = denoiser.variance
     if variance is not None:
-        sigma = make("variance", variance, cfg["trust"])
-        _check_variance(denoiser, sigma)
+        estimate = content.get("analytic", {}).get(weights)
+        sigma = make_asking("variance", variance, cfg["trust"], estimate=estimate)
+        _check_variance(denoiser, sigma, f"{path} (weights={weights})")
     saved = content["network"] if weights == "raw" else content["emas"].get(weights)
     if saved is None:
         raise UserError(f"weights={weights} are not in {path}; it holds raw, {', '.join(content['emas'])}")
@@ -214,15 +231,13 @@ def load_weights(network: nn.Module, saved: dict[str, torch.Tensor], path: Path 
     network.load_state_dict(saved)
 
 
-def _check_variance(denoiser: Denoiser, variance: Any) -> None:
+def _check_variance(denoiser: Denoiser, variance: Any, weights: str) -> None:
     if variance.learned and type(variance) is not type(denoiser.variance):
         raise UserError(
             "variance: this checkpoint's network has no such output; choose variance=fixed_small or fixed_large"
         )
-
-
-def _refuse_interpolations(node: Any, path: Path | str) -> None:
-    if isinstance(node, str) and "${" in node:
-        raise UserError(f"{path}: its configuration holds an interpolation ({node}), which a checkpoint never does")
-    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        _refuse_interpolations(child, path)
+    if isinstance(variance, Analytic) and not variance.measured:
+        raise UserError(
+            f"variance=analytic has not been measured for {weights}; "
+            "run ddpm-analytic ckpt=CHECKPOINT first, or choose variance=fixed_small"
+        )

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ddpm_cli import __version__
 from ddpm_cli.argv import quiet_rank, rank_of, with_quoted_paths
 from ddpm_cli.config import Composer, Context, as_typed, refusal
+from ddpm_cli.ending import ending_on_signals
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.preflight import Line, checked, prepared
 from ddpm_cli.reporting import (
@@ -49,7 +50,8 @@ def run(command: str, task: Callable[[], Any]) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     try:
-        code = _run(command, task)
+        with ending_on_signals():
+            code = _run(command, task)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED

@@ -45,6 +45,7 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
     """The plan of a training run, by name; needs neither data nor memory."""
     with torch.device("meta"):
         denoiser = build.build_denoiser(cfg)
+        build.build_objective(cfg, denoiser)  # for its refusals
     shape = build.item_shape(cfg)
     flops = forward_flops(denoiser.network, shape)
     machine, training, optimizer = choose_machine(cfg, flops), cfg["training"], cfg["optimizer"]

@@ -187,7 +187,11 @@ def _check_files(line: Line, cfg: DictConfig, config: dict[str, Any], sweep: boo
     folder = Path(str(OmegaConf.select(cfg, key))).absolute()
     typed = next((k for k in ("run_dir", "out_dir", "resume", key) if line.value(k) is not None), None)
     _check_writable(folder, typed)
-    if line.command == "train" and not sweep and not resuming and (folder / "checkpoints").exists():
+    # A run that ended before its first checkpoint does not stand in the way of resume=auto.
+    begun = (
+        any(folder.glob("checkpoints/*.pt")) if config.get("resume") == "auto" else (folder / "checkpoints").exists()
+    )
+    if line.command == "train" and not sweep and not resuming and begun:
         raise UserError(f"{typed or key}: {folder} holds a run already; go on with resume=auto, or name another folder")
 
 

@@ -20,8 +20,13 @@ def checkpoints(run_dir: Path | str) -> list[Path]:
 
 def _order(file: Path) -> tuple[int, float]:
     # The step in the name outlives a copy of the folder; the time of modification does not.
-    match = _STEP.search(file.name)
-    return (int(match[1]) if match else -1, _mtime(file))
+    return (step_of(file), _mtime(file))
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name, -1 if it has none."""
+    match = _STEP.search(checkpoint.name)
+    return int(match[1]) if match else -1
 
 
 def _mtime(file: Path) -> float:

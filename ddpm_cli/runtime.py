@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from types import FrameType
 
 import torch
@@ -61,10 +62,13 @@ def choose_compile(name: str | bool, device: torch.device) -> bool:
 
 class Signals:
     """Turns SIGINT, SIGTERM and SIGUSR1 into a flag to be looked at between steps; a second signal ends the process at
-    once."""
+    once (not one that comes with the first: launchers pass on what the whole process group has got already)."""
+
+    _TOGETHER = 0.5  # seconds
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._since = 0.0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Signals":
@@ -77,9 +81,10 @@ class Signals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            os._exit(128 + number)
-        self.received = number
+        if self.received is None:
+            self.received, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > self._TOGETHER:
+            os._exit(self.exit_code)
 
     def __bool__(self) -> bool:
         return self.received is not None

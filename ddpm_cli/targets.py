@@ -60,4 +60,12 @@ def load_target(group: str, target: str, trust: Sequence[str] = ()) -> Callable[
     package = module_name if group in GROUP_MODULES and is_own(group, target) else module_name.split(".")[0]
     if not (inspect.isclass(found) or inspect.isfunction(found)) or f"{home}.".find(f"{package}.") != 0:
         raise UserError(f"{group}._target_={target} is not a class or function defined in {package}")
+    if group == "dataset" and is_own(group, target) and not _takes_keywords_alone(found):
+        raise UserError(f"{group}._target_={target} is a part of the data sets' machinery, not a data set")
     return found
+
+
+def _takes_keywords_alone(factory: Callable[..., Any]) -> bool:
+    """What tells a data set, whose arguments are its knobs, from the functions beside it that write files."""
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    return all(parameter.kind in kinds for parameter in inspect.signature(factory).parameters.values())

@@ -170,6 +170,7 @@ CROSS_CHECKS = [
     _at_most("devices", "training.batch_size", ": each device needs an image"),
     _at_most("schedule.beta_start", "schedule.beta_end"),
     _at_most("schedule.sigma_min", "schedule.sigma_max"),
+    _at_most("schedule.log_snr_min", "schedule.log_snr_max"),
     _at_most("sampler.num_steps", "schedule.num_timesteps", ": set sampler.num_steps too"),
     _nesterov_needs_momentum,
     _attention_is_in_a_level,

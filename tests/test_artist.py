@@ -16,8 +16,8 @@ from ddpm_cli.preflight import checked
 from ddpm_cli.sampling_run import run_sampling
 
 TINY = (
-    "dataset=shapes dataset.image_size=8 dataset.channels=1 model.channels=8 model.patch_size=1 model.channel_mult=[1,2] "
-    "model.blocks_per_level=1 schedule.num_timesteps=50"
+    "dataset=shapes dataset.image_size=8 dataset.channels=1 model.channels=8 model.patch_size=1 "
+    "model.channel_mult=[1,2] model.blocks_per_level=1 schedule.num_timesteps=50"
 ).split()
 SAMPLERS = sorted(path.stem for path in (Path(__file__).parent.parent / "configs" / "sampler").glob("*.yaml"))
 MODELS = {"vp": [], "edm": ["schedule=edm", "prediction=edm"], "plain": ["model.class_conditional=false"]}

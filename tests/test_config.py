@@ -26,6 +26,7 @@ OPTIONS = [
 FLAGS = SimpleNamespace(cfg=None, config_dir=None, config_path=None, config_name=None, multirun=False)
 REQUIRED = {
     "image_folder": ["dataset.root=pictures"],
+    "table": ["schedule.path=table.txt"],
     "inpaint": ["edit.image=a.png", "edit.mask=b.png"],
     "sdedit": ["edit.image=a.png"],
     "reconstruct": ["edit.image=a.png"],

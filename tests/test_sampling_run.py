@@ -19,7 +19,10 @@ def place(tmp_path_factory):
 
 
 def sample(place, *args, check=True, out=None):
-    done = run("sample", "ckpt=latest", "num_images=6", "sampler.num_steps=4", *args, *([f"out_dir={out}"] if out else []), cwd=place, check=check)  # fmt: skip
+    where = [f"out_dir={out}"] if out else []
+    done = run(
+        "sample", "ckpt=latest", "num_images=6", "sampler.num_steps=4", *args, *where, cwd=place, check=check
+    )  # fmt: skip
     return done if not check else (np.load(f"{done.stdout.splitlines()[-1]}/samples.npz"), done)
 
 

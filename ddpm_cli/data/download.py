@@ -67,8 +67,7 @@ def open_set(dataset: Any, root: Path, split: str, download: bool) -> Any:
         if not bad:
             raise WorldError(f"cannot unpack {files[0].path}: {reason}\nmake room, or set dataset.root=PATH") from error
         raise WorldError(
-            f"cannot download {dataset.__name__}: {reason}\n{_trouble(dataset, root, bad)}\n"
-            f"{_remedy(bad)}, or set dataset.root=PATH"
+            f"{_trouble(dataset, root, bad)}: {_remedy(bad)}, or set dataset.root=PATH\nthe download failed: {reason}"
         ) from error
 
 

@@ -37,6 +37,11 @@ class Denoiser(nn.Module):
             raise ValueError(
                 "this prediction cannot recover x_0 at zero terminal SNR; choose prediction=v or prediction=x0"
             )
+        if schedule.continuous and prediction.needs_table:
+            raise ValueError(
+                "this prediction is defined by the steps of a table, and the schedule's times are real; "
+                "choose prediction=edm or prediction=v, or a schedule with a table such as schedule=cosine"
+            )
         self.network = network
         self.schedule, self.prediction, self.variance = schedule, prediction, variance
         self.amp_dtype: torch.dtype | None = None

@@ -1,6 +1,7 @@
 """Training losses: (denoiser, x_0, cond, t, noise) -> LossTerms, one number an image."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from ddpm_cli.diffusion.gaussian import (
 )
 from ddpm_cli.diffusion.schedule import NoiseSchedule
 from ddpm_cli.diffusion.variance import FixedSmall
+from ddpm_cli.diffusion.weighting import Uncertainty
 
 
 @dataclass(frozen=True)
@@ -77,17 +79,38 @@ def _weighted_error(weighting, level: NoiseLevel, x_0: Tensor, estimate: Tensor)
     return weighting(level).to(x_0.dtype) * mean_flat((estimate - x_0) ** 2)
 
 
+def huber(error: Tensor, delta: float) -> Tensor:
+    """error² up to |error| = delta, from there on its tangent: elementwise."""
+    size = error.abs()
+    return torch.where(size <= delta, error**2, delta * (2 * size - delta))
+
+
+def _trained_error(loss, mse: Tensor, level: NoiseLevel, x_0: Tensor, estimate: Tensor) -> Tensor:
+    """What the denoising part is trained on, (B,): the weighted error, penalised and balanced as the loss says."""
+    if loss.huber_delta is not None:
+        scale = loss.weighting(level).sqrt()
+        mse = mean_flat(huber(expand(scale, x_0) * (estimate - x_0), loss.huber_delta))
+    return loss.weighting.balance(mse, level) if isinstance(loss.weighting, Uncertainty) else mse
+
+
 @dataclass(frozen=True)
 class Denoising:
-    """weight(level) |x_0 - x_0_hat|², averaged over dimensions; with the epsilon weighting DDPM's L_simple (Eq. 14)."""
+    """weight(level) |x_0 - x_0_hat|², averaged over dimensions; with the epsilon weighting DDPM's L_simple (Eq. 14).
 
-    weighting: object
+    huber_delta: from that size of sqrt(weight) error on, the square goes on as a straight line; None: never.
+    """
+
+    weighting: Callable[[NoiseLevel], Tensor]
+    huber_delta: float | None = None
+
+    uses_bound = False
+    trains_mean_by = "weighting"
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> LossTerms:
         level = denoiser.schedule.level(t)
         denoised = denoiser(diffuse(x_0, noise, level), t, cond)
         mse = _weighted_error(self.weighting, level, x_0, denoised.x_0)
-        return LossTerms(mse, mse=mse)
+        return LossTerms(_trained_error(self, mse, level, x_0, denoised.x_0), mse=mse)
 
 
 @dataclass(frozen=True)
@@ -95,7 +118,10 @@ class VariationalBound:
     """T times the bound's term at t: an unbiased estimate of the bound without its constant L_T, in bits per
     dimension."""
 
-    weighting: object  # not used in the total: the bound has its own weights; reported as mse
+    weighting: Callable[[NoiseLevel], Tensor]  # not trained on: the bound has its own weights; reported as mse
+
+    uses_bound = True
+    trains_mean_by = "bound"
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> LossTerms:
         level = denoiser.schedule.level(t)
@@ -112,8 +138,12 @@ class Hybrid:
     """Denoising plus bound_weight times the bound, whose gradient reaches the variance alone (Nichol and Dhariwal
     2021, Eq. 16)."""
 
-    weighting: object
+    weighting: Callable[[NoiseLevel], Tensor]
     bound_weight: float = 0.001
+    huber_delta: float | None = None
+
+    uses_bound = True
+    trains_mean_by = "weighting"
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> LossTerms:
         level = denoiser.schedule.level(t)
@@ -122,5 +152,6 @@ class Hybrid:
         mse = _weighted_error(self.weighting, level, x_0, denoised.x_0)
         frozen_mean = Denoised(denoised.x_0.detach(), denoised.raw)
         vb = bound_term(frozen_mean, x_0, x_t, t, denoiser.schedule, denoiser.variance)
+        trained = _trained_error(self, mse, level, x_0, denoised.x_0)
         # One t of T is drawn, so T vb estimates the bound; without the factor it would be T times too weak.
-        return LossTerms(mse + self.bound_weight * denoiser.schedule.num_timesteps * vb, mse=mse, vb=vb)
+        return LossTerms(trained + self.bound_weight * denoiser.schedule.num_timesteps * vb, mse=mse, vb=vb)

@@ -5,6 +5,7 @@ Each is called as (raw, level_t, level_s, floor) -> log-variance, of shape (B, C
 stands in for the posterior's variance at s = 0, which is zero and has no logarithm (Ho et al. 2020's code).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -53,3 +54,56 @@ class LearnedRange:
         high = expand(transition(level_t, level_s)[1].log(), raw)
         share = (raw + 1) / 2
         return share * high + (1 - share) * low
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Any log-variance, by the network: raw is its distance from log beta (improved-diffusion's LEARNED has no such
+    origin; with it training starts at fixed_large, and steps may be left out in sampling)."""
+
+    learned = True
+
+    def __call__(self, raw: Tensor | None, level_t: NoiseLevel, level_s: NoiseLevel, floor: Tensor) -> Tensor:
+        assert raw is not None, "the network has no variance output"
+        return raw + expand(FixedLarge()(None, level_t, level_s, floor), raw)
+
+
+class Analytic:
+    """The best variance that is one number a step, known without training (Bao et al. 2022, Theorem 1): the posterior's
+    plus what the estimate of x_0 is off by.
+
+    Stated in the paper by the score's norm for a perfect network; here by the measured error of the noise, which is
+    best for an imperfect one too (Bao et al. 2022b) and lies near 1 at every noise level.
+    """
+
+    learned = False
+
+    def __init__(self, estimate: Mapping[str, Tensor] | None):
+        """estimate: log_snr (N,), falling, and noise_error (N,), the mean squared error of the noise per dimension at
+        these levels; between them it is interpolated, beyond them constant. None: not measured yet."""
+        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        if estimate is not None:
+            self._tables[torch.device("cpu")] = estimate["log_snr"].double(), estimate["noise_error"].double()
+
+    @property
+    def measured(self) -> bool:
+        return bool(self._tables)
+
+    def __call__(self, raw: Tensor | None, level_t: NoiseLevel, level_s: NoiseLevel, floor: Tensor) -> Tensor:
+        c_0, _, variance = posterior_coefficients(level_t, level_s)
+        # With 8-bit data in [-1, 1], no estimate need be further off than the middle: Var x_0 <= 1 (Theorem 2).
+        x_0_error = (self._noise_error(level_t) / level_t.snr).clamp(max=1.0)
+        return (variance + c_0**2 * x_0_error).clamp(min=1e-20).log()
+
+    def _noise_error(self, level: NoiseLevel) -> Tensor:
+        log_snr, error = self._on(level.alpha.device, level.alpha.dtype)
+        wanted = level.log_snr.clamp(log_snr[-1], log_snr[0])
+        above = torch.searchsorted(-log_snr, -wanted).clamp(1, len(log_snr) - 1)
+        share = (log_snr[above - 1] - wanted) / (log_snr[above - 1] - log_snr[above])
+        return torch.lerp(error[above - 1], error[above], share)
+
+    def _on(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        if device not in self._tables:
+            log_snr, error = self._tables[torch.device("cpu")]
+            self._tables[device] = log_snr.to(device, dtype), error.to(device, dtype)
+        return self._tables[device]

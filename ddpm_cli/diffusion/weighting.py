@@ -4,10 +4,11 @@ Each is called as (level) -> weight of t's shape. |noise error|² = SNR |x_0 err
 error|².
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm_cli.diffusion.gaussian import NoiseLevel
 
@@ -44,3 +45,70 @@ class MinSNR:
 
     def __call__(self, level: NoiseLevel) -> Tensor:
         return level.snr.clamp(max=self.gamma)
+
+
+@dataclass(frozen=True)
+class SoftMinSNR:
+    """SNR gamma / (SNR + gamma): min-SNR without its corner (k-diffusion, with gamma = 1 / sigma_data²)."""
+
+    gamma: float = 4.0
+
+    def __call__(self, level: NoiseLevel) -> Tensor:
+        return level.snr * self.gamma / (level.snr + self.gamma)
+
+
+@dataclass(frozen=True)
+class P2:
+    """SNR / (k + SNR)^gamma: less on the last touches, where an image is almost clean (Choi et al. 2022)."""
+
+    k: float = 1.0
+    gamma: float = 1.0
+
+    def __call__(self, level: NoiseLevel) -> Tensor:
+        return level.snr / (self.k + level.snr) ** self.gamma
+
+
+@dataclass(frozen=True)
+class EDM:
+    """SNR + 1 / sigma_data²: the plain error of what EDM's network predicts (Karras et al. 2022, Table 1: lambda =
+    (sigma² + sigma_data²) / (sigma sigma_data)²)."""
+
+    sigma_data: float = 0.5
+
+    def __call__(self, level: NoiseLevel) -> Tensor:
+        return level.snr + 1 / self.sigma_data**2
+
+
+class Uncertainty(nn.Module):
+    """EDM's weighting, balanced over the noise levels by what training finds there: error / e^u + u, with u learned
+    (Karras et al. 2024, after Kendall et al. 2018).
+
+    At its best u is the log of the mean error, so that all levels weigh alike whatever the weighting underneath; u
+    starts at 0, is a linear function of random Fourier features of ln(sigma / alpha) / 4, and is of no use after
+    training.
+    """
+
+    frequencies: Tensor
+    phases: Tensor
+
+    def __init__(self, sigma_data: float = 0.5, channels: int = 128):
+        super().__init__()
+        self.base = EDM(sigma_data)
+        draw = torch.Generator().manual_seed(0)
+        self.register_buffer("frequencies", 2 * math.pi * torch.randn(channels, generator=draw))
+        self.register_buffer("phases", 2 * math.pi * torch.rand(channels, generator=draw))
+        self.weight = nn.Parameter(torch.zeros(channels))
+
+    def __call__(self, level: NoiseLevel) -> Tensor:
+        return self.base(level)
+
+    def balance(self, error: Tensor, level: NoiseLevel) -> Tensor:
+        """The loss, (B,), for the weighted errors, (B,), of images at these levels."""
+        u = self.log_error(level).to(error.dtype)
+        return error * torch.exp(-u) + u
+
+    def log_error(self, level: NoiseLevel) -> Tensor:
+        """u, of t's shape, float32; at zero SNR that of log-SNR -40."""
+        time = -level.log_snr.clamp(-40.0, 40.0).float() / 8
+        features = math.sqrt(2) * torch.cos(time[..., None] * self.frequencies + self.phases)
+        return features @ self.weight / math.sqrt(self.weight.numel())

@@ -1,5 +1,6 @@
 """What a run tells while it goes: metrics.jsonl, TensorBoard, and a progress bar (or plain lines) on stderr."""
 
+import contextlib
 import json
 import logging
 import sys
@@ -10,6 +11,9 @@ from typing import Any
 import torch
 from PIL import Image
 from tqdm import tqdm
+
+from ddpm_cli.errors import WorldError
+from ddpm_cli.training.board import Board
 
 log = logging.getLogger("ddpm_cli")
 
@@ -33,13 +37,10 @@ class Journal:
     num_steps."""
 
     def __init__(self, folder: Path, start_step: int, num_steps: int):
-        from torch.utils.tensorboard import SummaryWriter
-
         self.start_step, self.num_steps = start_step, num_steps
         self._metrics_path = folder / "metrics.jsonl"
-        self._drop_after(start_step)
-        self._metrics = open(self._metrics_path, "a", encoding="utf-8")  # noqa: SIM115 closed in __exit__
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1 if start_step else None)
+        self._open_metrics(start_step)
+        self.board = Board(folder / "tensorboard", start_step)
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=num_steps, initial=start_step, unit="step", disable=not self._terminal, dynamic_ncols=True, leave=True
@@ -51,7 +52,8 @@ class Journal:
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
-        self._metrics.close()
+        with contextlib.suppress(OSError):  # what could not be written was told when it was tried
+            self._metrics.close()
         self.board.close()
 
     def tick(self) -> None:
@@ -62,10 +64,9 @@ class Journal:
         """One log step: a line of metrics.jsonl, scalars, and what the person at the terminal sees."""
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             values["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        self._metrics.flush()
+        self._write({"step": step, **values})
         for name, value in values.items():
-            self.board.add_scalar(_TAGS[name], value, step)
+            self.board.scalar(_TAGS[name], value, step)
         speed = values["images_per_second"]
         self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:,.0f} images/s")
         now = time.perf_counter()
@@ -83,31 +84,53 @@ class Journal:
 
     def picture(self, tag: str, picture: Image.Image, step: int) -> None:
         """An image tab of TensorBoard."""
-        import numpy as np
-
-        self.board.add_image(tag, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        self.board.picture(tag, picture, step)
 
     def text(self, tag: str, text: str) -> None:
-        self.board.add_text(tag, text, self.start_step)
+        self.board.text(tag, text, self.start_step)
 
     def hparams(self, values: dict[str, Any], metrics: dict[str, float]) -> None:
         """Shows the run in TensorBoard's HParams table (run_name '.' keeps it in this run's folder)."""
         plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in values.items()}
-        self.board.add_hparams(plain, metrics, run_name=".")
+        self.board.hparams(plain, metrics)
+
+    def rewind(self, step: int) -> None:
+        """Forgets what was written beyond a step that the run went back to."""
+        self._metrics.close()
+        self._open_metrics(step)
+        self.board.close()
+        self.board = Board(self.board.folder, step)
+        self._bar.n = step
+        self._bar.refresh()
+
+    def _open_metrics(self, step: int) -> None:
+        try:
+            self._drop_after(step)
+            self._metrics = open(self._metrics_path, "a", encoding="utf-8")  # noqa: SIM115 closed in __exit__
+        except OSError as error:
+            raise WorldError(f"could not write {self._metrics_path}: {error.strerror}") from error
+
+    def _write(self, values: dict[str, Any]) -> None:
+        try:
+            self._metrics.write(json.dumps(values) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise WorldError(f"could not write {self._metrics_path}: {error.strerror}; make room and resume") from error
 
     def _drop_after(self, step: int) -> None:
         """Lines beyond the resumed step come again; a torn last line is dropped with them."""
         if not self._metrics_path.exists():
             return
-        kept = [line for line in self._metrics_path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        temporary = self._metrics_path.with_suffix(".tmp")
+        lines = self._metrics_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
+        temporary = self._metrics_path.with_name(".metrics.jsonl.tmp")
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         temporary.replace(self._metrics_path)
 
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ddpm_cli.errors import UserError
 from ddpm_cli.training.ema import EMA
 
 
@@ -33,7 +34,24 @@ class TrainState:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Strict: every entry must be there and fit."""
+        """Strict: every entry must be there and fit, or it is a UserError."""
+        try:
+            self._load(saved)
+        except UserError:
+            raise
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise UserError(
+                f"the checkpoint's state does not fit this run ({type(error).__name__}: {str(error)[:200]})\n"
+                "start a new run with init=CHECKPOINT to use its weights"
+            ) from error
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        lacking = [key for key in self.state_dict() if key not in saved]
+        lacking += [f"emas.{name}" for name in self.emas if name not in saved.get("emas", {})]
+        lacking += [f"learned.{name}" for name in self.learned if name not in saved.get("learned", {})]
+        if lacking:
+            raise UserError(f"the checkpoint lacks {', '.join(lacking[:3])}; it cannot be resumed, only used by init=")
+        self._check_optimizer(saved["optimizer"])
         self.network.load_state_dict(saved["network"])
         for name, ema in self.emas.items():
             ema.network.load_state_dict(saved["emas"][name])
@@ -43,3 +61,18 @@ class TrainState:
         for name, module in self.learned.items():
             module.load_state_dict(saved["learned"][name])
         self.step = saved["step"]
+
+    def _check_optimizer(self, saved: dict[str, Any]) -> None:
+        """torch would take an optimiser's state of any shape, and of any other optimiser."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for group, mine in zip(saved["param_groups"], self.optimizer.param_groups, strict=True):
+            if group.keys() != mine.keys():
+                differing = sorted(group.keys() ^ mine.keys())
+                raise UserError(f"the checkpoint is of another optimizer: {', '.join(map(str, differing[:3]))}")
+        for index, entries in saved["state"].items():
+            for name, value in entries.items():
+                if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameters[index].shape:
+                    raise UserError(
+                        f"the checkpoint's optimizer.{name} of parameter {index} is {tuple(value.shape)}, "
+                        f"the parameter {tuple(parameters[index].shape)}"
+                    )

@@ -54,22 +54,29 @@ class Trainer:
     settings: StepSettings
 
     def __call__(self, state: TrainState) -> StepMetrics:
-        step, settings = state.step, self.settings
+        t, parts = self.gradient(state)
         for group in state.optimizer.param_groups:
-            group["lr"] = self.lr(step)
-        t, importance = self.timesteps(self.draws.uniform(step), self.denoiser.schedule)
-        state.optimizer.zero_grad(set_to_none=True)
-        parts = self._backward(state, t, importance)
+            group["lr"] = self.lr(state.step)
         state.scaler.unscale_(state.optimizer)
         parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-        limit = float("inf") if settings.max_grad_norm is None else settings.max_grad_norm
+        limit = float("inf") if self.settings.max_grad_norm is None else self.settings.max_grad_norm
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        self._update(state, grad_norm)
+        total = torch.cat([part.total.detach() for part in parts])
+        self._update(state, grad_norm.isfinite() & total.isfinite().all())
         state.step += 1
         for ema in state.emas.values():
             ema.update(state.network, state.step)
+        if hasattr(self.timesteps, "observe"):
+            self.timesteps.observe(t, total)
         mse, vb = (_joined([getattr(part, name) for part in parts]) for name in ("mse", "vb"))
-        return StepMetrics(t, torch.cat([part.total.detach() for part in parts]), mse, vb, grad_norm)
+        return StepMetrics(t, total, mse, vb, grad_norm)
+
+    def gradient(self, state: TrainState) -> tuple[Tensor, list[LossTerms]]:
+        """Leaves the gradient of the step that follows state.step in the parameters, scaled and unclipped; t and the
+        losses. Nothing else of the state changes, so that a step may be given up on the way."""
+        t, importance = self.timesteps(self.draws.uniform(state.step), self.denoiser.schedule)
+        state.optimizer.zero_grad(set_to_none=True)
+        return t, self._backward(state, t, importance)
 
     def lr(self, step: int) -> float:
         """The learning rate of the step that follows `step` steps."""
@@ -77,15 +84,16 @@ class Trainer:
         return s.lr * learning_rate.factor(step, num_steps=s.num_steps, warmup_steps=s.warmup_steps, decay=s.decay)
 
     @staticmethod
-    def _update(state: TrainState, grad_norm: Tensor) -> None:
-        """The optimiser's step, left out where the gradient is not finite: on the device for the fused optimisers."""
+    def _update(state: TrainState, finite: Tensor) -> None:
+        """The optimiser's step, left out where loss or gradient are not finite: on the device for the fused
+        optimisers."""
         if state.scaler.is_enabled():
             state.scaler.step(state.optimizer)
             state.scaler.update()
         elif state.optimizer.defaults.get("fused"):
-            state.optimizer.found_inf = (~grad_norm.isfinite()).float()  # type: ignore[attr-defined]
+            state.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             state.optimizer.step()
-        elif bool(grad_norm.isfinite()):
+        elif bool(finite):
             state.optimizer.step()
 
     def _backward(self, state: TrainState, t: Tensor, importance: Tensor) -> list[LossTerms]:

@@ -1,13 +1,35 @@
 import pytest
 import torch
 from doubles import ToyNetwork
-from reference import naive_loss
+from reference import naive_bound_term, naive_loss
 
-from ddpm_cli.diffusion import losses, prediction, schedule, timesteps, variance, weighting
+from ddpm_cli.diffusion import gaussian, losses, prediction, schedule, timesteps, variance, weighting
 from ddpm_cli.diffusion.denoiser import Denoiser
 
-PREDICTIONS = {"epsilon": prediction.Epsilon(), "x0": prediction.X0(), "v": prediction.V()}
-WEIGHTINGS = {"epsilon": weighting.Epsilon(), "x0": weighting.X0(), "v": weighting.V(), "min_snr": weighting.MinSNR()}
+PREDICTIONS = {
+    "epsilon": prediction.Epsilon(),
+    "x0": prediction.X0(),
+    "v": prediction.V(),
+    "mean": prediction.Mean(),
+    "edm": prediction.EDM(),
+}
+WEIGHTINGS = {
+    "epsilon": weighting.Epsilon(),
+    "x0": weighting.X0(),
+    "v": weighting.V(),
+    "min_snr": weighting.MinSNR(),
+    "soft_min_snr": weighting.SoftMinSNR(),
+    "p2": weighting.P2(),
+    "edm": weighting.EDM(),
+}
+SCHEDULES = {
+    "linear": schedule.linear(),
+    "quadratic": schedule.scaled_linear(1000, 1e-4, 0.02),
+    "cosine": schedule.cosine(),
+    "sigmoid": schedule.sigmoid(),
+    "laplace": schedule.laplace(),
+    "zero": schedule.zero_terminal_snr(schedule.linear()),
+}
 
 
 class Affine(torch.nn.Module):
@@ -21,11 +43,13 @@ class Affine(torch.nn.Module):
         return self.scale * x + self.shift
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("weight", WEIGHTINGS)
 @pytest.mark.parametrize("predict", PREDICTIONS)
 def test_weighted_loss_and_gradient_equal_the_naive_formula(predict, weight, name):
-    noise_schedule = getattr(schedule, name)(1000)
+    noise_schedule = SCHEDULES[name]
+    if noise_schedule.zero_terminal_snr and PREDICTIONS[predict].needs_signal:
+        pytest.skip("refused")
     generator = torch.Generator().manual_seed(0)
     for t in (1, 30, 500, 900):
         network = Affine().double()
@@ -35,11 +59,58 @@ def test_weighted_loss_and_gradient_equal_the_naive_formula(predict, weight, nam
         naive = naive_loss(weight, predict, noise_schedule, network, x_0, noise, t)
         torch.testing.assert_close(ours, naive, rtol=1e-8, atol=0)
         for mine, theirs in zip(*(torch.autograd.grad(v, network.parameters()) for v in (ours, naive)), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-12)
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-12)
+
+
+def test_gradient_of_the_bound_equals_that_of_its_naive_formula():
+    noise_schedule, generator = schedule.cosine(100), torch.Generator().manual_seed(0)
+    x_0, noise = (torch.randn(1, 2, 4, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    for t in (2, 50, 99):
+        network = Affine().double()
+        denoiser = Denoiser(network, noise_schedule, prediction.X0(), variance.FixedLarge())
+        ours = losses.VariationalBound(weighting.V())(denoiser, x_0, None, torch.tensor([t]), noise).total[0]
+        level = noise_schedule.level(t)
+        x_t = level.alpha * x_0 + level.sigma * noise
+        beta = 1 - noise_schedule.alpha_bar[t] / noise_schedule.alpha_bar[t - 1]
+        naive = 100 * naive_bound_term(noise_schedule, x_0, network(x_t), x_t, t, beta)
+        torch.testing.assert_close(ours, naive, rtol=1e-8, atol=0)
+        for mine, theirs in zip(*(torch.autograd.grad(v, network.parameters()) for v in (ours, naive)), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("delta", [0.1, 0.5, 100.0])
+def test_huber_is_a_penalty_of_the_weighted_error(delta):
+    noise_schedule, network = schedule.cosine(), Affine().double()
+    x_0, noise = torch.randn(3, 2, 4, 4, dtype=torch.float64), torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    t = torch.tensor([5, 500, 950])
+    denoiser = Denoiser(network, noise_schedule, prediction.Epsilon(), variance.FixedSmall())
+    terms = losses.Denoising(weighting.Epsilon(), huber_delta=delta)(denoiser, x_0, None, t, noise)
+    error = network(gaussian.diffuse(x_0, noise, noise_schedule.level(t))) - noise
+    naive = 2 * delta * torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta)
+    naive = naive / delta  # torch's is half the square
+    torch.testing.assert_close(terms.total, naive.flatten(1).mean(1), rtol=1e-7, atol=0)
+    torch.testing.assert_close(terms.mse, (error**2).flatten(1).mean(1), rtol=1e-7, atol=0)
+    parts = terms.total.sum(), naive.flatten(1).mean(1).sum()
+    for mine, theirs in zip(*(torch.autograd.grad(v, network.parameters()) for v in parts), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-12)
+
+
+def test_uncertainty_divides_the_error_by_what_it_learned_and_reports_it_plain():
+    learned, noise_schedule = weighting.Uncertainty(), schedule.edm()
+    torch.nn.init.normal_(learned.weight)
+    x_0, noise, t = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 4, 4), torch.tensor([5.5, 500.25, 950.0])
+    denoiser = Denoiser(Affine(), noise_schedule, prediction.EDM(), variance.FixedSmall())
+    terms = losses.Denoising(learned)(denoiser, x_0, None, t, noise)
+    plain = losses.Denoising(weighting.EDM())(denoiser, x_0, None, t, noise).total
+    u = learned.log_error(noise_schedule.level(t))
+    torch.testing.assert_close(terms.mse, plain)
+    torch.testing.assert_close(terms.total, plain / u.exp() + u)
+    assert torch.autograd.grad(terms.total.sum(), learned.weight)[0].abs().sum() > 0
 
 
 def test_float32_loss_keeps_five_digits_at_every_noise_level():
-    for predict, (name, weight) in zip(PREDICTIONS.values(), WEIGHTINGS.items(), strict=False):
+    for key, name in (("epsilon", "epsilon"), ("x0", "x0"), ("v", "v"), ("edm", "edm"), ("v", "min_snr")):
+        predict, weight = PREDICTIONS[key], WEIGHTINGS[name]
         noise_schedule, x_0, noise = schedule.cosine(), torch.randn(8, 1, 4, 4), torch.randn(8, 1, 4, 4)
         t = torch.tensor([1, 2, 10, 100, 500, 900, 990, 999])
         single = Denoiser(Affine(), noise_schedule, predict, variance.FixedSmall())

@@ -74,3 +74,104 @@ def test_impossible_betas_are_refused():
 
 def test_networks_embed_the_raw_index():
     assert schedule.linear().network_time(torch.tensor([1, 1000])).tolist() == [0.0, 999.0]
+
+
+TABLES = {
+    "linear": schedule.linear(),
+    "scaled_linear": schedule.scaled_linear(),
+    "quadratic": schedule.scaled_linear(1000, 1e-4, 0.02),
+    "constant": schedule.constant(),
+    "cosine": schedule.cosine(),
+    "sigmoid": schedule.sigmoid(),
+    "laplace": schedule.laplace(),
+    "cosine_log_snr": schedule.cosine_log_snr(),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_falls_from_the_clean_image_and_preserves_the_variance(name):
+    noise = TABLES[name]
+    assert noise.num_timesteps == 1000 and noise.alpha[0] == 1 and noise.sigma[0] == 0
+    assert (noise.alpha.diff() < 0).all() and (noise.sigma.diff() > 0).all()
+    torch.testing.assert_close(noise.alpha**2 + noise.sigma**2, torch.ones(1001, dtype=torch.float64))
+
+
+def test_scaled_linear_is_that_of_stable_diffusion():
+    alpha_bar = schedule.scaled_linear().alpha_bar
+    assert float(alpha_bar[1]) == pytest.approx(0.99915, rel=1e-12)
+    assert float(alpha_bar[1000]) == pytest.approx(0.0046599, rel=1e-4)  # diffusers' DDIMScheduler, scaled_linear
+
+
+def test_constant_is_a_geometric_fall():
+    torch.testing.assert_close(schedule.constant().alpha_bar, 0.99 ** torch.arange(1001).double(), rtol=1e-10, atol=0)
+
+
+def test_sigmoid_is_the_published_function_below_its_clipped_end():
+    u, noise = torch.arange(1001).double() / 1000, schedule.sigmoid()  # Jabri et al. 2022, Algorithm 1
+    gamma = torch.sigmoid(-3 + 6 * u)
+    expected = (torch.sigmoid(torch.tensor(3.0).double()) - gamma) / (gamma[-1] - gamma[0])
+    torch.testing.assert_close(noise.alpha_bar[:-1], expected[:-1], rtol=1e-9, atol=0)
+    assert noise.alpha_bar[-1] > 0
+
+
+def test_log_snr_of_laplace_has_its_law():
+    noise = schedule.laplace(10_001, mean=-1.0, scale=0.5)
+    log_snr = noise.level(torch.arange(1, 10_002)).log_snr
+    law = torch.distributions.Laplace(torch.tensor(-1.0).double(), torch.tensor(0.5).double())
+    for share in (0.1, 0.5, 0.9):
+        assert float(log_snr[int(10_000 * share)]) == pytest.approx(float(law.icdf(torch.tensor(1 - share))), abs=1e-5)
+    assert log_snr[0] == pytest.approx(10) and log_snr[-1] == pytest.approx(-10)
+
+
+def test_resolution_shifts_the_cosine_in_log_snr():
+    plain, t = schedule.cosine_log_snr(1000), torch.arange(1, 1001)
+    for size, factor in ((64, 1.0), (128, 4.0), ([32, 128], 1.0)):
+        shifted = schedule.cosine_log_snr(1000, image_size=size)
+        torch.testing.assert_close(shifted.level(t).snr * factor, plain.level(t).snr, rtol=1e-7, atol=0)
+    u = (t.double() - 1) / 999  # between 1e-3 and 1 - 1e-3 the ends matter little: -2 ln tan(pi u / 2)
+    cosine = -2 * torch.tan(torch.pi / 2 * u[100:900]).log()
+    torch.testing.assert_close(plain.level(t[100:900]).log_snr, cosine, rtol=0, atol=2e-2)
+
+
+def test_a_table_from_numbers_is_the_schedule_they_came_from():
+    for name, noise in TABLES.items():
+        rows = torch.arange(1, 1001)
+        numbers = {"alpha_bar": noise.alpha_bar[1:], "log_snr": noise.level(rows).log_snr}
+        for holds, values in numbers.items():
+            again = schedule.table(values.tolist(), holds)
+            torch.testing.assert_close(again.alpha, noise.alpha, rtol=1e-9, atol=0, msg=name)
+    with pytest.raises(ValueError, match="lose signal at every step"):
+        schedule.table([0.9, 0.95, 0.1])
+    with pytest.raises(ValueError, match="schedule.holds"):
+        schedule.table([0.9, 1.5])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_zero_terminal_snr_keeps_the_first_level_and_ends_in_noise(name):
+    zero, first = schedule.zero_terminal_snr(TABLES[name]), TABLES[name].level(1)
+    assert zero.zero_terminal_snr and zero.alpha[-1] == 0 and zero.sigma[-1] == 1
+    assert float(zero.level(1).alpha) == pytest.approx(float(first.alpha), rel=1e-12)
+    assert (zero.alpha.diff() < 0).all()
+    level = zero.level(torch.tensor([999.5, 1000.0]))
+    assert level.alpha.isfinite().all() and level.sigma.isfinite().all()
+
+
+def test_zero_terminal_snr_has_the_published_values():
+    alpha_bar = schedule.zero_terminal_snr(schedule.linear()).alpha_bar
+    assert float(alpha_bar[500]) == pytest.approx(0.0760288, rel=1e-5)  # Lin et al. 2023, Algorithm 1
+    assert float(alpha_bar[999]) == pytest.approx(4.213e-9, rel=1e-3)
+
+
+def test_rescaled_time_is_that_of_a_thousand_steps():
+    noise = schedule.rescaled_time(schedule.cosine(4000))
+    assert noise.network_time(torch.tensor([1, 2001, 4000])).tolist() == [0.0, 500.0, 999.75]
+    assert torch.equal(noise.alpha, schedule.cosine(4000).alpha)
+
+
+def test_edm_runs_from_sigma_min_to_sigma_max_in_real_time():
+    noise = schedule.edm()
+    assert noise.level(torch.tensor([1, 1000])).sigma.tolist() == pytest.approx([0.002, 80.0])
+    sigma = torch.tensor([0.002, 0.05, 0.5, 1.0, 7.0, 80.0], dtype=torch.float64)
+    level = noise.level(noise.time_of(-2 * sigma.log()))
+    torch.testing.assert_close(level.sigma, sigma, rtol=1e-9, atol=0)
+    assert (level.alpha == 1).all()
