@@ -13,12 +13,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-<<<<<<< HEAD
-from ddpm_cli import __version__, build, pictures
+from ddpm_cli import __version__, build, checkpoint, pictures
 from ddpm_cli.artist import Artist, build_artist
-=======
-from ddpm_cli import __version__, build, checkpoint, pictures, plan
->>>>>>> main
 from ddpm_cli.config import Context
 from ddpm_cli.data.store import to_file
 from ddpm_cli.errors import UserError
@@ -32,14 +28,9 @@ _MAY_DIFFER = {"num_images", "device", "versions", "checkpoint"}  # of the same 
 
 
 def run_sampling(cfg: dict[str, Any], context: Context) -> None:
-<<<<<<< HEAD
     """Draws num_images images into the output folder, or those that an interrupted run left out; the last line on
     stdout is that folder."""
-    path = find_checkpoint(cfg["ckpt"])
-=======
-    """Draws num_images images into the output folder; the last line on stdout is that folder."""
     path = checkpoint.find(cfg["ckpt"])
->>>>>>> main
     artist = build_artist(cfg, path)
     total = _how_many(cfg, context, artist)
     labels = artist.labels_of(range(total))  # refuses a label out of range before anything is drawn
