@@ -1,4 +1,4 @@
-"""Measures on a digits checkpoint: every sampler's class accuracy, the guidance table, the reconstruction of real digits.
+"""Measures on a digits checkpoint: samplers' class accuracy, the guidance table, the reconstruction of real digits.
 
     scripts/run python scripts/check_samplers.py accuracy CKPT [--num-images 2000] [--samplers heun ancestral ...]
     scripts/run python scripts/check_samplers.py guidance CKPT [--num-images 500] [--guide EARLIER_CKPT]
