@@ -3,7 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 
-_PATH_KEY = re.compile(r"(\+{0,2}(?:ckpt|resume|run_dir|out_dir|init|[\w.]+\.(?:root|cache)))=(.+)", re.DOTALL)
+_PATH_KEY = re.compile(
+    r"(\+{0,2}(?:ckpt|resume|run_dir|out_dir|init|[\w.]+\.(?:root|cache|guide_ckpt)|edit\.(?:image|mask|to)))=(.+)",
+    re.DOTALL,
+)
 
 
 def with_quoted_paths(argv: Sequence[str], *, sweep: bool = False) -> list[str]:

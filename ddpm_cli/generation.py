@@ -13,7 +13,7 @@ from ddpm_cli.diffusion.schedule import NoiseSchedule
 from ddpm_cli.errors import UserError
 from ddpm_cli.seeding import generator
 
-_NOISE, _LABEL = 201, 202
+_NOISE, _LABEL, _CLASS_NOISE = 201, 202, 203
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,18 @@ class ImageNoise:
         return torch.stack(draws).to(self.device, non_blocking=True)
 
 
+@dataclass(frozen=True)
+class ClassNoise:
+    """draw(t, E): standard normal (B, E) for the class embeddings (CADS); image k's a function of (seed, k, t)."""
+
+    seed: int
+    indices: Sequence[int]
+
+    def __call__(self, t: int, width: int) -> Tensor:
+        draws = [torch.randn(width, generator=generator("cpu", self.seed, _CLASS_NOISE, k, t)) for k in self.indices]
+        return torch.stack(draws)
+
+
 def walk(
     denoise: Denoise,
     sampler: Any,
@@ -48,7 +60,7 @@ def walk(
     """The steps from noise to the images numbered `indices`, of shape (B, *item_shape), in the model's range."""
     noise = ImageNoise(seed, indices, item_shape, device)
     x_T = schedule.prior(noise(-1))
-    yield from sampler(lambda x_t, t: denoise(x_t, t, cond), x_T, schedule, variance, noise)
+    return sampler(lambda x_t, t: denoise(x_t, t, cond), x_T, schedule, variance, noise)
 
 
 def choose_labels(wanted, indices: Sequence[int], num_classes: int, seed: int) -> Tensor:

@@ -15,6 +15,7 @@ _JOINED = {  # keys of a group that are not arguments of its _target_
     "dataset": {"flip"},
     "schedule": {"path", "zero_terminal_snr", "rescale_time"},
     "optimizer": {"warmup_steps", "decay"},
+    "edit": {"image", "mask", "to"},
 }
 
 

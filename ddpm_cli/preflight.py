@@ -180,6 +180,7 @@ def _check_files(line: Line, cfg: DictConfig, config: dict[str, Any], sweep: boo
     for key in ("ckpt", "init"):
         if config.get(key) is not None:
             find_checkpoint(config[key], key=key)
+    _check_images(config)
     if config.get("dry_run") is True:
         return
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
@@ -192,6 +193,17 @@ def _check_files(line: Line, cfg: DictConfig, config: dict[str, Any], sweep: boo
     )
     if line.command == "train" and not sweep and not resuming and begun:
         raise UserError(f"{typed or key}: {folder} holds a run already; go on with resume=auto, or name another folder")
+
+
+def _check_images(config: dict[str, Any]) -> None:
+    """The images to edit and the model to guide by."""
+    guide = (config.get("guidance") or {}).get("guide_ckpt")
+    if guide is not None:
+        find_checkpoint(guide, key="guidance.guide_ckpt")
+    for key in ("image", "mask", "to"):
+        path = (config.get("edit") or {}).get(key)
+        if path is not None and not os.path.exists(path):
+            raise UserError(f"edit.{key}={path}: no such file or folder")
 
 
 def _check_writable(folder: Path, typed: str | None) -> None:

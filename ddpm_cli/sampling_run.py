@@ -3,140 +3,101 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ddpm_cli import __version__, build, checkpoint, pictures, plan
+from ddpm_cli import __version__, checkpoint, pictures
+from ddpm_cli.artist import Artist, build_artist
 from ddpm_cli.config import Context
 from ddpm_cli.data.store import to_file
-from ddpm_cli.diffusion.denoiser import Cond, Denoise, clipped, guided
-from ddpm_cli.diffusion.samplers import SamplerStep
 from ddpm_cli.errors import UserError
-from ddpm_cli.generation import choose_labels, walk
+from ddpm_cli.film import Film
 from ddpm_cli.making import name_of
 from ddpm_cli.preview import grid_of
 from ddpm_cli.runtime import PRECISIONS, Signals
 
 log = logging.getLogger("ddpm_cli")
-_GRID_MAX, _FILM_IMAGES, _FILM_FRAMES = 100, 16, 50
-
-
-@dataclass(frozen=True)
-class Artist:
-    """A trained denoiser with all that an invocation asked for; draws the images of given numbers."""
-
-    denoise: Denoise
-    sampler: Any
-    trained: build.Trained
-    device: torch.device
-    seed: int
-    labels: Any
-
-    @property
-    def num_classes(self) -> int | None:
-        """None for an unconditional model."""
-        return build.null_label(self.trained.denoiser.network)
-
-    def labels_of(self, indices: range) -> Tensor | None:
-        if self.num_classes is None:
-            return None
-        return choose_labels(self.labels, indices, self.num_classes, self.seed)
-
-    def walk(self, indices: range) -> Iterator[SamplerStep]:
-        labels = self.labels_of(indices)
-        cond: Cond = None if labels is None else {"labels": labels.to(self.device)}
-        denoiser = self.trained.denoiser
-        return walk(
-            self.denoise,
-            self.sampler,
-            denoiser.schedule,
-            self.trained.variance,
-            item_shape=build.item_shape(self.trained.config),
-            seed=self.seed,
-            indices=indices,
-            cond=cond,
-            device=self.device,
-        )
+_GRID_MAX = 100
+_MAY_DIFFER = {"num_images", "device", "versions", "checkpoint"}  # of the same image k, drawn at another time
 
 
 def run_sampling(cfg: dict[str, Any], context: Context) -> None:
-    """Draws num_images images into the output folder; the last line on stdout is that folder."""
+    """Draws num_images images into the output folder, or those that an interrupted run left out; the last line on
+    stdout is that folder."""
     path = checkpoint.find(cfg["ckpt"])
     artist = build_artist(cfg, path)
+    total = _how_many(cfg, context, artist)
+    labels = artist.labels_of(range(total))  # refuses a label out of range before anything is drawn
     out = context.run_dir
     (out / "images").mkdir(parents=True, exist_ok=True)
-    log.info("drawing %d images from %s (step %d)", cfg["num_images"], path, artist.trained.step)
-    indices = range(cfg["num_images"])
-    labels = artist.labels_of(indices)
+    record = _record(cfg, path, artist, total)
+    _check_folder(out, record)
+    _replace_text(out / "sampling.json", json.dumps(record, indent=2) + "\n")
+    missing = [k for k in range(total) if not _file(out, k).exists()]
+    if cfg["animate"] and not (out / "walk.gif").exists():
+        missing = sorted({*missing, *range(min(total, cfg["batch_size"]))})
+    log.info("drawing %d images from %s (step %d)", len(missing), path, artist.trained.step)
+    if len(missing) < total:
+        log.info("the others are in %s already", out)
     with Signals() as signals:
-        images = _draw(artist, cfg, out, signals)
-    _write(out, images, labels, artist)
-    _record(out, cfg, path, artist)
+        _draw(artist, cfg, out, missing, signals)
+    _write(out, total, labels, artist)
     print(out)
 
 
-def build_artist(cfg: dict[str, Any], path: Path) -> Artist:
-    """Loads the checkpoint and joins it with what the invocation asks for."""
-    trained = build.load_trained(path, cfg["weights"], cfg["variance"], cfg["trust"])
-    denoiser, classes = trained.denoiser, build.null_label(trained.denoiser.network)
-    if classes is None and (cfg["labels"] not in (None, "none") or cfg["guidance"]["scale"] != 1):
-        raise UserError(f"labels and guidance.scale need a class-conditional model; {path} is unconditional")
-    flops = plan.forward_flops(denoiser.network, build.item_shape(trained.config))
-    machine = plan.choose_machine({**cfg, "compile": False}, flops)
-    denoiser.to(machine.device)
-    denoiser.amp_dtype = PRECISIONS[machine.precision]
-    denoise: Denoise = guided(denoiser, cfg["guidance"]["scale"], classes or 0)
-    sampler = build.build_sampler(cfg)
-    try:
-        denoiser.schedule.times(sampler.num_steps, sampler.spacing)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    artist = Artist(
-        clipped(denoise) if cfg["clip"] else denoise, sampler, trained, machine.device, cfg["seed"], cfg["labels"]
-    )
-    artist.labels_of(range(cfg["num_images"]))  # refuses a label out of range before anything is drawn
-    return artist
+def _how_many(cfg: dict[str, Any], context: Context, artist: Artist) -> int:
+    """num_images; of an edit, unless it was typed, one for each image, and all frames of an interpolation."""
+    if artist.gallery is None or "num_images" in context.typed_keys:
+        return int(cfg["num_images"])
+    return len(artist.gallery) * artist.gallery.frames
 
 
 @torch.inference_mode()
-def _draw(artist: Artist, cfg: dict[str, Any], out: Path, signals: Signals) -> Tensor:
-    """uint8 (N, C, H, W); each image is written as soon as its batch is done."""
-    images, total = [], cfg["num_images"]
-    steps = len(artist.trained.denoiser.schedule.times(artist.sampler.num_steps, artist.sampler.spacing)) - 1
-    bar = tqdm(total=total, unit="image", disable=None, dynamic_ncols=True)
-    for start in range(0, total, cfg["batch_size"]):
-        indices = range(start, min(start + cfg["batch_size"], total))
-        frames: list[Tensor] = []
+def _draw(artist: Artist, cfg: dict[str, Any], out: Path, missing: Sequence[int], signals: Signals) -> None:
+    """Each image is written as soon as its batch is done."""
+    bar = tqdm(total=len(missing), unit="image", disable=None, dynamic_ncols=True)
+    for start in range(0, len(missing), cfg["batch_size"]):
+        indices = missing[start : start + cfg["batch_size"]]
+        film = Film(artist.trained.denoiser.schedule) if cfg["animate"] and indices[0] == 0 else None
         for step in artist.walk(indices):
             if signals:
-                log.info("stopped by a signal: %d of %d images are in %s", start, total, out / "images")
+                log.info("stopped by a signal; the same command with out_dir=%s goes on", out)
                 raise SystemExit(signals.exit_code)
-            if (
-                cfg["animate"]
-                and start == 0
-                and step.index % max(1, steps // _FILM_FRAMES) == (steps - 1) % max(1, steps // _FILM_FRAMES)
-            ):
-                frames.append(to_file(step.x[:_FILM_IMAGES]))
-        images.append(to_file(step.x).cpu())
-        for k, image in zip(indices, images[-1], strict=True):
-            pictures.save_png(pictures.to_image(image), out / "images" / f"{k:06d}.png")
-        if frames:
-            pictures.save_film([pictures.grid(frame) for frame in frames], out / "walk.gif")
+            if film is not None:
+                film.add(step)
+        for k, image in zip(indices, to_file(step.x).cpu(), strict=True):
+            pictures.save_png(pictures.to_image(image), _file(out, k))
+        if film is not None:
+            film.save(out)
         bar.update(len(indices))
     bar.close()
-    return torch.cat(images)
 
 
-def _write(out: Path, images: Tensor, labels: Tensor | None, artist: Artist) -> None:
+def _file(out: Path, k: int) -> Path:
+    return out / "images" / f"{k:06d}.png"
+
+
+def _read(file: Path) -> Tensor:
+    """uint8 (C, H, W)."""
+    with Image.open(file) as image:
+        pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def _write(out: Path, total: int, labels: Tensor | None, artist: Artist) -> None:
+    images = torch.stack([_read(_file(out, k)) for k in range(total)])
     columns = artist.num_classes if artist.labels == "each" else None
     pictures.save_png(grid_of(images[:_GRID_MAX], columns), out / "grid.png")
+    if artist.gallery is not None:
+        items, width = artist.gallery.sheet(images)
+        pictures.save_png(pictures.grid(items, columns=width), out / "side_by_side.png")
     arrays = {"images": np.moveaxis(images.numpy(), 1, -1)}
     if labels is not None:
         arrays["labels"] = labels.numpy()
@@ -145,27 +106,52 @@ def _write(out: Path, images: Tensor, labels: Tensor | None, artist: Artist) -> 
     temporary.replace(out / "samples.npz")
 
 
-def _record(out: Path, cfg: dict[str, Any], path: Path, artist: Artist) -> None:
+def _check_folder(out: Path, record: dict[str, Any]) -> None:
+    """UserError where the folder holds images that this command line would not draw."""
+    if not any((out / "images").glob("*.png")):
+        return
+    try:
+        before = json.loads((out / "sampling.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"out_dir={out} holds images of unknown origin; choose another out_dir") from None
+    differ = [key for key in record if key not in _MAY_DIFFER and before.get(key) != record[key]]
+    if differ:
+        raise UserError(
+            f"out_dir={out} holds images drawn otherwise ({differ[0]}: {before.get(differ[0])}, now "
+            f"{record[differ[0]]}); choose another out_dir"
+        )
+
+
+def _record(cfg: dict[str, Any], path: Path, artist: Artist, total: int) -> dict[str, Any]:
     """sampling.json: all that is needed to draw the same images again."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    record = {
+    return {
         "checkpoint": str(path.resolve()),
-        "sha256": digest,
+        "sha256": _sha256(path),
         "step": artist.trained.step,
         "seed": cfg["seed"],
-        "num_images": cfg["num_images"],
+        "num_images": total,
         "sampler": {"name": name_of(cfg["sampler"]), **_knobs(cfg["sampler"])},
         "variance": type(artist.trained.variance).__name__,
         "clip": cfg["clip"],
         "labels": cfg["labels"],
         "guidance": cfg["guidance"],
+        "edit": cfg["edit"] and {"name": name_of(cfg["edit"]), **_knobs(cfg["edit"])},
         "weights": cfg["weights"],
         "device": str(artist.device),
         "precision": next(k for k, v in PRECISIONS.items() if v == artist.trained.denoiser.amp_dtype),
         "versions": {"ddpm_cli": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
     }
-    (out / "sampling.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _replace_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def _knobs(node: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ GROUP_MODULES = {
     "timesteps": "ddpm_cli.diffusion.timesteps",
     "loss": "ddpm_cli.diffusion.losses",
     "sampler": "ddpm_cli.diffusion.samplers",
+    "edit": "ddpm_cli.diffusion.editing",
 }
 _NAME = re.compile(r"[A-Za-z]\w*")  # no leading underscore: nothing private, nothing magic
 

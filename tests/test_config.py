@@ -24,7 +24,14 @@ OPTIONS = [
     for path in sorted(Path(config_dir(), group).glob("*.yaml"))
 ]
 FLAGS = SimpleNamespace(cfg=None, config_dir=None, config_path=None, config_name=None, multirun=False)
-REQUIRED = {"image_folder": ["dataset.root=pictures"], "table": ["schedule.path=table.txt"]}
+REQUIRED = {
+    "image_folder": ["dataset.root=pictures"],
+    "table": ["schedule.path=table.txt"],
+    "inpaint": ["edit.image=a.png", "edit.mask=b.png"],
+    "sdedit": ["edit.image=a.png"],
+    "reconstruct": ["edit.image=a.png"],
+    "interpolate": ["edit.image=a.png", "edit.to=b.png"],
+}
 
 
 def composed(command, *overrides):

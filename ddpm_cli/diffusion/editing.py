@@ -50,20 +50,21 @@ class Inpaint:
     def __call__(
         self, denoise: BoundDenoise, sampler, schedule: NoiseSchedule, variance, noise: StepNoise, source: Source
     ) -> Iterator[SamplerStep]:
+        assert source.mask is not None
         times = schedule.times(sampler.num_steps, sampler.spacing).tolist()
         steps = [along(sampler, times[i : i + 2], len(times) - 1) for i in range(len(times) - 1)]
         steps[0](denoise, source.image, schedule, variance, noise)  # refuses now what it cannot do
-        return self._walk(denoise, steps, schedule, variance, noise, source)
+        return self._walk(denoise, steps, schedule, variance, noise, source.image, source.mask)
 
-    def _walk(self, denoise, steps, schedule: NoiseSchedule, variance, noise: StepNoise, source: Source):
+    def _walk(self, denoise, steps, schedule: NoiseSchedule, variance, noise: StepNoise, image: Tensor, mask: Tensor):
         x = schedule.prior(noise(-1))
         for i, step in enumerate(steps):
             level_t, level_s = (schedule.level(t) for t in step.spacing)
             last = i == len(steps) - 1
             for n in range(i * self.resample, (i + 1) * self.resample):  # three draws for each n
                 made = next(step(denoise, x, schedule, variance, lambda _, n=n: noise(3 * n)))
-                known = source.image if last else diffuse(source.image, noise(3 * n + 1), level_s)
-                x = torch.where(source.mask, made.x, known)
+                known = image if last else diffuse(image, noise(3 * n + 1), level_s)
+                x = torch.where(mask, made.x, known)
                 if last:
                     break  # nothing to agree with: the clean image is the estimate
                 if n + 1 < (i + 1) * self.resample:
@@ -96,6 +97,8 @@ class Reconstruct:
     """The image walked to noise by DDIM's inversion and back by the sampler (Song, Meng and Ermon 2020, Section 5.4):
     how well the model knows it."""
 
+    inverts = True
+
     def __call__(
         self, denoise: BoundDenoise, sampler, schedule: NoiseSchedule, variance, noise: StepNoise, source: Source
     ) -> Iterator[SamplerStep]:
@@ -120,13 +123,16 @@ class Interpolate:
 
     frames: int = 9  # images from the one to the other, both counted
 
+    inverts = True
+
     def __call__(
         self, denoise: BoundDenoise, sampler, schedule: NoiseSchedule, variance, noise: StepNoise, source: Source
     ) -> Iterator[SamplerStep]:
         refuse_noise(sampler, "interpolate")
+        assert source.to is not None and source.share is not None
         inversion = DDIMInversion(sampler.num_steps, sampler.spacing)
-        ends = [run(inversion(denoise, image, schedule)) for image in (source.image, source.to)]
-        return sampler(denoise, slerp(*ends, source.share), schedule, variance, noise)
+        here, there = (run(inversion(denoise, image, schedule)) for image in (source.image, source.to))
+        return sampler(denoise, slerp(here, there, source.share), schedule, variance, noise)
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:

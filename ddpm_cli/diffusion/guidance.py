@@ -26,6 +26,10 @@ class Guidance:
     interval: tuple[float, float] | None = None
     rescale: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.interval is not None and not self.interval[0] < self.interval[1]:
+            raise ValueError(f"guidance.interval must rise, e.g. [0.3, 5], got {[*self.interval]}")
+
     def acts_at(self, t: Tensor, schedule: NoiseSchedule) -> bool:
         if self.interval is None:
             return True

@@ -1,4 +1,4 @@
-"""What a noise schedule is: alpha and sigma for every time, and the time of every log-SNR."""
+"""The noise schedule: a table of levels, read at whole or real times."""
 
 from collections.abc import Callable
 

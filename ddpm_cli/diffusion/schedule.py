@@ -8,6 +8,8 @@ from torch import Tensor
 from ddpm_cli.diffusion.gaussian import NoiseLevel
 from ddpm_cli.diffusion.noise_schedule import NoiseSchedule, variance_exploding, variance_preserving
 
+__all__ = ["NoiseSchedule", "variance_exploding", "variance_preserving"]
+
 
 def from_betas(betas: Tensor) -> NoiseSchedule:
     """The schedule of forward variances beta_1..beta_T, each in (0, 1) (DDPM Eq. 2)."""

@@ -56,8 +56,8 @@ def _karras(schedule: NoiseSchedule, num_steps: int, rho: float = 7.0) -> Tensor
     """sigma^(1/rho) linear (Karras et al. 2022, Eq. 5); rho = 7 puts most steps at low noise."""
     first, last = _ends(schedule)
     share = torch.linspace(0, 1, num_steps, dtype=torch.float64)
-    roots = [(-0.5 * log_snr).exp() ** (1 / rho) for log_snr in (first, last)]
-    return _between(schedule, -2 * rho * torch.lerp(*roots, share).log())
+    high, low = ((-0.5 * log_snr).exp() ** (1 / rho) for log_snr in (first, last))
+    return _between(schedule, -2 * rho * torch.lerp(high, low, share).log())
 
 
 def _uniform(schedule: NoiseSchedule, count: int) -> Tensor:

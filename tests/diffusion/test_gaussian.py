@@ -105,3 +105,10 @@ def test_decoder_has_a_finite_gradient_in_the_outermost_bins():
 def test_snr_of_the_clean_image_is_infinite():
     assert schedule.linear().level(0).snr == float("inf")
     assert NoiseLevel(torch.tensor(0.6), torch.tensor(0.8)).snr == pytest.approx(0.5625)
+
+
+def test_the_decoders_gradient_is_finite_where_its_bins_are_open():
+    x_0 = torch.tensor([-1.0, 0.2, 1.0])
+    mean, log_variance = torch.zeros(3, requires_grad=True), torch.full((3,), -3.0, requires_grad=True)
+    gaussian.discretised_log_likelihood(x_0, mean, log_variance).sum().backward()
+    assert mean.grad.isfinite().all() and log_variance.grad.isfinite().all()

@@ -1,0 +1,173 @@
+"""A trained denoiser with all that an invocation of ddpm-sample asked for: labels, guidance, clipping, an edit."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpm_cli import build, plan
+from ddpm_cli.diffusion.denoiser import Cond, Denoise, Denoiser, clipped, thresholded
+from ddpm_cli.diffusion.editing import Source, refuse_noise
+from ddpm_cli.diffusion.guidance import CADS, Guidance, annealed, by_weaker_model, classifier_free, guided
+from ddpm_cli.diffusion.samplers import SamplerStep
+from ddpm_cli.edit_images import Gallery, load_gallery
+from ddpm_cli.errors import UserError
+from ddpm_cli.generation import ClassNoise, ImageNoise, choose_labels, walk
+from ddpm_cli.run_dir import find_checkpoint
+from ddpm_cli.runtime import PRECISIONS
+
+log = logging.getLogger("ddpm_cli")
+
+
+@dataclass(frozen=True)
+class Artist:
+    """Draws the images of given numbers; image k is a function of the seed and k."""
+
+    trained: build.Trained
+    sampler: Any
+    device: torch.device
+    seed: int
+    labels: Any
+    clip: Any  # True, False, "dynamic"
+    guidance: Guidance
+    guide: Denoiser | None = None
+    cads: CADS | None = None
+    edit: Any = None
+    gallery: Gallery | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """None for an unconditional model."""
+        return build.null_label(self.trained.denoiser.network)
+
+    def labels_of(self, indices: Sequence[int]) -> Tensor | None:
+        """(B,) int64, None for an unconditional model. Where images are edited, the null label unless others are asked
+        for, and one label for all that is between two images."""
+        if self.num_classes is None:
+            return None
+        wanted = "none" if self.labels is None and self.edit is not None else self.labels
+        frames = self.gallery.frames if self.gallery is not None else 1
+        return choose_labels(wanted, [k // frames for k in indices], self.num_classes, self.seed)
+
+    def walk(self, indices: Sequence[int]) -> Iterator[SamplerStep]:
+        """The steps of the images numbered `indices`, together."""
+        labels = self.labels_of(indices)
+        cond: Cond = None if labels is None else {"labels": labels.to(self.device)}
+        schedule, shape = self.trained.denoiser.schedule, build.item_shape(self.trained.config)
+        denoise = self._denoise(indices)
+        if self.edit is None or self.gallery is None:
+            return walk(
+                denoise,
+                self.sampler,
+                schedule,
+                self.trained.variance,
+                item_shape=shape,
+                seed=self.seed,
+                indices=indices,
+                cond=cond,
+                device=self.device,
+            )
+        noise = ImageNoise(self.seed, indices, shape, self.device)
+        source = self.gallery.rows(indices, self.device)
+        return self.edit(
+            lambda x_t, t: denoise(x_t, t, cond), self.sampler, schedule, self.trained.variance, noise, source
+        )
+
+    def _denoise(self, indices: Sequence[int]) -> Denoise:
+        denoiser = self.trained.denoiser
+        denoise: Denoise = denoiser
+        if self.cads is not None:
+            embed: Any = denoiser.network.embed_labels
+            draw, total = ClassNoise(self.seed, indices), denoiser.schedule.num_timesteps
+            denoise = annealed(denoise, self.cads, embed, draw, total, self.num_classes or 0)
+        if self.guide is not None:
+            pair = by_weaker_model(denoise, self.guide)
+        else:
+            pair = classifier_free(denoise, self.num_classes or 0)
+        denoise = guided(denoise, pair, self.guidance, denoiser.schedule)
+        if not self.clip or getattr(self.edit, "inverts", False):  # clipped, the way to noise and back are not the same
+            return denoise
+        return thresholded(denoise) if self.clip == "dynamic" else clipped(denoise)
+
+
+def build_artist(cfg: dict[str, Any], path: Path) -> Artist:
+    """Loads the checkpoint and joins it with what the invocation asks for; UserError where they do not go together."""
+    trained = build.load_trained(path, cfg["weights"], cfg["variance"], cfg["trust"])
+    denoiser, knobs = trained.denoiser, cfg["guidance"]
+    _check_classes(cfg, denoiser, path)
+    flops = plan.forward_flops(denoiser.network, build.item_shape(trained.config))
+    machine = plan.choose_machine({**cfg, "compile": False}, flops)
+    guide = None if knobs["guide_ckpt"] is None else _load_guide(cfg, trained)
+    for model in (denoiser, guide):
+        if model is not None:
+            model.to(machine.device)
+            model.amp_dtype = PRECISIONS[machine.precision]
+    edit = cfg["edit"] and build.make("edit", cfg["edit"], cfg["trust"])
+    try:
+        artist = Artist(
+            trained,
+            build.build_sampler(cfg),
+            machine.device,
+            cfg["seed"],
+            cfg["labels"],
+            cfg["clip"],
+            Guidance(knobs["scale"], None if knobs["interval"] is None else tuple(knobs["interval"]), knobs["rescale"]),
+            guide,
+            CADS(**knobs["cads"]) if knobs["cads"]["noise"] else None,
+            edit,
+            load_gallery(cfg["edit"], build.item_shape(trained.config)) if edit else None,
+        )
+        _check_walk(artist)
+    except ValueError as error:
+        raise error if isinstance(error, UserError) else UserError(str(error)) from error
+    return artist
+
+
+def _check_classes(cfg: dict[str, Any], denoiser: Denoiser, path: Path) -> None:
+    knobs = cfg["guidance"]
+    by_label = knobs["scale"] != 1 and knobs["guide_ckpt"] is None
+    if build.null_label(denoiser.network) is None and (
+        cfg["labels"] not in (None, "none") or by_label or knobs["cads"]["noise"]
+    ):
+        raise UserError(f"labels, guidance.scale and cads need a class-conditional model; {path} is unconditional")
+    if knobs["scale"] == 1 and (knobs["guide_ckpt"] or knobs["interval"] or knobs["rescale"]):
+        log.warning("guidance.scale=1 is no guidance: guide_ckpt, interval and rescale have no effect")
+
+
+def _load_guide(cfg: dict[str, Any], trained: build.Trained) -> Denoiser:
+    """The model to guide by, of the same noise levels, shape and classes."""
+    path = find_checkpoint(cfg["guidance"]["guide_ckpt"], key="guidance.guide_ckpt")
+    guide = build.load_trained(path, cfg["weights"], None, cfg["trust"])
+    same = guide.config["schedule"] == trained.config["schedule"]
+    same &= build.item_shape(guide.config) == build.item_shape(trained.config)
+    own, others = (build.null_label(model.denoiser.network) for model in (trained, guide))
+    if not same or (others is not None and own not in (None, others)):
+        raise UserError(
+            f"guidance.guide_ckpt={path} has another schedule, image shape or number of classes than ckpt; "
+            "take an earlier checkpoint of the same run"
+        )
+    return guide.denoiser
+
+
+def _check_walk(artist: Artist) -> None:
+    """ValueError for what the sampler or the edit cannot do on this schedule: both compute what they need when
+    called."""
+    schedule, variance = artist.trained.denoiser.schedule, artist.trained.variance
+    one = torch.zeros(1, 1, 1, 1)
+    artist.sampler(artist.trained.denoiser, one, schedule, variance, lambda i: one)
+    last = float(schedule.times(artist.sampler.num_steps, artist.sampler.spacing)[-1])
+    if last > 0:
+        log.warning("sampler.spacing ends at t = %g: the images keep the noise of that time", last)
+    if artist.edit is None:
+        return
+    if getattr(artist.edit, "inverts", False):
+        refuse_noise(artist.sampler, type(artist.edit).__name__.lower())
+        if last > 0:
+            raise ValueError("sampler.spacing: a way to noise and back must end at 0")
+    else:
+        mask = torch.ones_like(one, dtype=torch.bool)
+        artist.edit(artist.trained.denoiser, artist.sampler, schedule, variance, lambda i: one, Source(one, mask))

@@ -1,0 +1,212 @@
+"""ddpm-sample's work in one process, on small untrained networks: every sampler, guidance, edits, going on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddpm_cli import build, checkpoint
+from ddpm_cli.argv import with_quoted_paths
+from ddpm_cli.config import Composer, Context
+from ddpm_cli.errors import UserError
+from ddpm_cli.preflight import checked
+from ddpm_cli.sampling_run import run_sampling
+
+TINY = (
+    "dataset=shapes dataset.image_size=8 dataset.channels=1 model.channels=8 model.patch_size=1 "
+    "model.channel_mult=[1,2] model.blocks_per_level=1 schedule.num_timesteps=50"
+).split()
+SAMPLERS = sorted(path.stem for path in (Path(__file__).parent.parent / "configs" / "sampler").glob("*.yaml"))
+MODELS = {"vp": [], "edm": ["schedule=edm", "prediction=edm"], "plain": ["model.class_conditional=false"]}
+
+
+def composed(command, *overrides):
+    composer = Composer.for_command_line(command)
+    cfg = composer.compose(with_quoted_paths(overrides))
+    return checked(cfg, composer, cfg.hydra.runtime.choices)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with an untrained checkpoint of each kind, another of vp (weak), and images to edit."""
+    folder = tmp_path_factory.mktemp("artist")
+    for name, overrides in [*MODELS.items(), ("weak", [])]:
+        cfg = composed("train", *TINY, "sampler.num_steps=5", *[o for o in overrides if "linear" not in o])
+        torch.manual_seed(len(name))
+        network = build.build_denoiser(cfg).network
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        weights = network.state_dict()
+        content = {"step": 1, "config": cfg, "network": weights, "emas": {"ema": weights}}
+        checkpoint.save(folder / f"{name}.pt", content)
+    rng = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(folder / "photos" / "a.png")
+    Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / "photos" / "b.png")
+    mask = np.zeros((16, 16), dtype=np.uint8)
+    mask[:, 8:] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(folder / "black.png")
+    return folder
+
+
+@pytest.fixture
+def draw(place, tmp_path, capsys):
+    """Draws with the given overrides into a folder: (images, folder)."""
+
+    def run(model, *overrides, out="out"):
+        typed = [f"ckpt={place / model}.pt", "precision=fp32", *overrides]
+        run_sampling(composed("sample", *typed), Context("ddpm-sample", tmp_path / out, typed))
+        assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / out)
+        return np.load(tmp_path / out / "samples.npz")["images"], tmp_path / out
+
+    return run
+
+
+def same(one, other):
+    return np.abs(one.astype(int) - other.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("model", ["vp", "edm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_image_k_alike_alone_and_in_a_batch(draw, sampler, model):
+    knobs = [f"sampler={sampler}", "sampler.num_steps=4", "num_images=3"]
+    together, _ = draw(model, *knobs)
+    alone, _ = draw(model, *knobs, "batch_size=1", out="alone")
+    assert together.shape == (3, 8, 8, 1) and same(together, alone)
+    assert not same(together[0], together[1])
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        ["guidance.scale=3"],
+        ["guidance.scale=3", "guidance.interval=[0.2,2]", "guidance.rescale=0.7"],
+        ["guidance.cads.noise=0.3"],
+        ["guidance.scale=2", "guidance.cads.noise=0.3"],
+        ["clip=dynamic"],
+        ["clip=false"],
+        ["sampler.spacing=log_snr"],
+        ["sampler.spacing=[50,20,1.5,0]"],
+    ],
+    ids=" ".join,
+)
+def test_guidance_clipping_and_spacing_change_the_images_not_their_independence(draw, knobs):
+    base = ["sampler.num_steps=4", "num_images=3", "labels=[0,1]"]
+    plain, _ = draw("vp", *base)
+    together, _ = draw("vp", *base, *knobs, out="together")
+    alone, _ = draw("vp", *base, *knobs, "batch_size=2", out="alone")
+    assert same(together, alone) and not np.array_equal(together, plain)
+
+
+def test_autoguidance_takes_another_checkpoint_also_without_classes(draw, place):
+    base = ["sampler.num_steps=4", "num_images=2"]
+    for model, guide in (("vp", "weak"), ("plain", "weak")):
+        off, _ = draw(model, *base, out=f"off-{model}")
+        on, _ = draw(model, *base, "guidance.scale=2", f"guidance.guide_ckpt={place}/{guide}.pt", out=f"on-{model}")
+        assert not np.array_equal(on, off)
+
+
+@pytest.mark.parametrize(
+    ("model", "knobs", "told"),
+    [
+        ("vp", ["guidance.scale=2", "guidance.guide_ckpt=PLACE/edm.pt"], "guidance.guide_ckpt"),
+        ("plain", ["guidance.scale=2"], "class-conditional"),
+        ("plain", ["guidance.cads.noise=0.1"], "class-conditional"),
+        ("vp", ["sampler.spacing=[60,0]"], "sampler.spacing"),
+        ("vp", ["sampler.spacing=leading", "sampler.num_steps=51"], "sampler.num_steps"),
+        ("vp", ["guidance.scale=2", "guidance.interval=[2,1]"], "guidance.interval"),
+        ("vp", ["guidance.cads.noise=0.1", "guidance.cads.start=0.95"], "guidance.cads.start"),
+        ("vp", ["edit=reconstruct", "edit.image=PLACE/photos", "sampler.eta=1"], "sampler.eta=0"),
+        ("vp", ["edit=sdedit", "edit.image=PLACE/photos", "edit.strength=0.01"], "edit.strength"),
+        ("vp", ["edit=inpaint", "edit.image=PLACE/photos", "edit.mask=PLACE/black.png"], "edit.mask"),
+        ("vp", ["edit=sdedit", "edit.image=PLACE/vp.pt"], "edit.image"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together_is_refused_in_a_line_before_anything_is_drawn(draw, place, model, knobs, told):
+    with pytest.raises(UserError, match=told) as caught:
+        draw(model, *[knob.replace("PLACE", str(place)) for knob in knobs])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+# Going on
+
+
+def test_an_interrupted_run_is_completed_and_more_images_are_added(draw):
+    knobs = ["sampler=ancestral", "sampler.num_steps=4", "batch_size=2"]
+    whole, folder = draw("vp", *knobs, "num_images=5")
+    for k in (1, 4):
+        (folder / "images" / f"{k:06d}.png").unlink()
+    kept = (folder / "images" / "000000.png").stat().st_mtime_ns
+    again, _ = draw("vp", *knobs, "num_images=6")
+    assert same(again[:5], whole) and len(again) == 6
+    assert (folder / "images" / "000000.png").stat().st_mtime_ns == kept
+
+
+def test_images_of_other_settings_are_not_mixed_in(draw, tmp_path):
+    draw("vp", "num_images=2", "sampler.num_steps=2")
+    with pytest.raises(UserError, match=r"\(seed: 0, now 1\); choose another out_dir"):
+        draw("vp", "num_images=2", "sampler.num_steps=2", "seed=1")
+    (tmp_path / "out" / "sampling.json").unlink()
+    with pytest.raises(UserError, match="unknown origin"):
+        draw("vp", "num_images=2", "sampler.num_steps=2")
+
+
+# Films
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+def test_a_walk_is_filmed_with_its_estimates(draw, sampler):
+    _, folder = draw("edm", "num_images=2", f"sampler={sampler}", "sampler.num_steps=7", "animate=true")
+    with Image.open(folder / "walk.gif") as film:
+        assert film.n_frames == 7
+    with Image.open(folder / "x_0.png") as strip:
+        assert strip.width > 3 * strip.height
+
+
+def test_a_long_walk_is_thinned_out(draw):
+    _, folder = draw("vp", "num_images=1", "sampler.num_steps=230", "sampler.spacing=log_snr", "animate=true")
+    with Image.open(folder / "walk.gif") as film:
+        assert 50 <= film.n_frames <= 101
+
+
+# Edits
+
+
+def pixels(file):
+    with Image.open(file) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("model", ["vp", "edm"])
+def test_inpainting_keeps_the_known_pixels_of_the_file(draw, place, model):
+    knobs = ["edit=inpaint", f"edit.image={place}/photos/b.png", f"edit.mask={place}/mask.png", "edit.resample=2"]
+    images, folder = draw(model, *knobs, "sampler.num_steps=3", "num_images=3")
+    original = pixels(place / "photos" / "b.png")
+    assert len(images) == 3 and not same(images[0], images[1])
+    for image in images[..., 0]:
+        assert np.array_equal(image[:, :4], original[:, :4]) and not np.array_equal(image[:, 4:], original[:, 4:])
+    assert (folder / "side_by_side.png").exists()
+
+
+def test_a_folder_is_edited_image_by_image_and_one_image_has_variations(draw, place):
+    each, folder = draw("vp", "edit=sdedit", f"edit.image={place}/photos", "sampler.num_steps=10", "edit.strength=0.2")
+    assert len(each) == 2 and np.load(folder / "samples.npz")["labels"].tolist() == [4, 4]  # the null label
+    knobs = ["edit=sdedit", f"edit.image={place}/photos/b.png", "num_images=4", "labels=[1]"]
+    variations, _ = draw("vp", *knobs, "sampler.num_steps=10", out="variations")
+    assert len(variations) == 4 and not same(variations[0], variations[1])
+
+
+def test_reconstruction_and_interpolation_make_as_many_images_as_they_should(draw, place):
+    whole, folder = draw("vp", "edit=reconstruct", f"edit.image={place}/photos", "sampler.num_steps=20")
+    assert len(whole) == 2
+    assert json.loads((folder / "sampling.json").read_text())["edit"]["name"] == "Reconstruct"
+    knobs = ["edit=interpolate", f"edit.image={place}/photos", f"edit.to={place}/mask.png", "edit.frames=3"]
+    frames, folder = draw("vp", *knobs, "sampler.num_steps=20", "batch_size=4", "animate=true", out="between")
+    assert len(frames) == 6
+    with Image.open(folder / "side_by_side.png") as sheet:
+        assert sheet.width / 5 == pytest.approx(sheet.height / 2, rel=0.1)  # two rows: image, three frames, image
