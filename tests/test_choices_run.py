@@ -1,13 +1,16 @@
 """The choices of training from the command line: what is refused, what is kept in a checkpoint, what resumes."""
 
-import itertools
+import contextlib
+import io
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from test_training_run import TINY, run, tensors
+from test_training_run import TINY, tensors
 
-from ddpm_cli import build, checkpoint
+from ddpm_cli import analytic, build, checkpoint, sample, train
 from ddpm_cli.config import config_dir
 
 REFUSED = {
@@ -30,6 +33,22 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("choices")
     (folder / "rising.txt").write_text("0.5\n0.6\n")
     return folder
+
+
+def run(command, *arguments, cwd, check=True):
+    """The console script in this process: a process of its own takes seconds to import torch."""
+    out, err = io.StringIO(), io.StringIO()
+    code, doors = 0, {"train": train, "sample": sample, "analytic": analytic}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [f"ddpm-{command}", *map(str, arguments)])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                doors[command].main()
+            except SystemExit as stop:
+                code = stop.code or 0
+    assert not check or code == 0, err.getvalue()
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -125,4 +144,4 @@ def test_every_schedule_and_prediction_trains_from_the_command_line(place):
             chosen["prediction"] = "edm"
         line = " ".join(f"{axis}={name}" for axis, name in chosen.items()).split()
         run("train", *TINY, *line, "training.num_steps=3", f"run_dir=each_{i}", cwd=place)
-    assert len(list(itertools.chain(place.glob("each_*/checkpoints/step_00000003.pt")))) == 8
+    assert len(list(place.glob("each_*/checkpoints/step_00000003.pt"))) == 8
