@@ -30,8 +30,8 @@ def times(schedule: NoiseSchedule, num_steps: int | None = None, spacing: Spacin
     they stand, num_steps being theirs), or a name:
     `trailing` starts at T, `leading` ends at 1 and never visits T, `linspace` does both (Lin et al. 2023, Table 2);
     `karras` has sigma/alpha fall as Karras et al. 2022, Eq. 5, from T to 1 (from 160 where it is higher at T);
-    `log_snr` is uniform in log-SNR between the same (Lu et al. 2022); `log_snr_to_1` the same, all steps lying between T
-    and 1, without a step to the clean image.
+    `log_snr` is uniform in log-SNR between the same (Lu et al. 2022); `log_snr_to_1` the same, all steps lying between
+    T and 1, without one to the clean image.
     """
     if spacing is not None and not isinstance(spacing, str):
         return _listed(schedule, spacing)
