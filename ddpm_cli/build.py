@@ -1,11 +1,8 @@
 """From a resolved configuration to objects: the one place that knows config keys and joins what they name.
 
-A configuration here is a plain dict, validated by config.py or read from a checkpoint. A group's `_target_` is looked
-up by these few lines, never by hydra.utils.instantiate, and only inside the group's own module (see
-config.check_target).
+A configuration here is a plain dict, validated by config.py or read from a checkpoint.
 """
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +12,7 @@ import torch
 from torch import nn
 
 from ddpm_cli import checkpoint
+from ddpm_cli.data.augment import NUM_LABELS, GeometricAugment
 from ddpm_cli.data.batches import Batches
 from ddpm_cli.data.store import Store
 from ddpm_cli.diffusion import schedule as schedules
@@ -22,51 +20,14 @@ from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.diffusion.pairs import check_objective
 from ddpm_cli.diffusion.variance import Analytic
 from ddpm_cli.errors import UserError
+from ddpm_cli.making import make, make_asking
 from ddpm_cli.stored import check_stored
-from ddpm_cli.targets import load_target
 from ddpm_cli.training.draws import Draws
 from ddpm_cli.training.ema import EMA
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import StepSettings, Trainer
 
 Config = dict[str, Any]
-_JOINED = {  # keys of a group that are not arguments of its _target_
-    "dataset": {"flip"},
-    "schedule": {"path", "zero_terminal_snr", "rescale_time"},
-    "optimizer": {"warmup_steps", "decay"},
-    "edit": {"image", "mask", "to"},
-}
-
-
-def make(group: str, node: Config, trust: list[str], **joined: Any) -> Any:
-    """The object a group's node names, made with the node's other keys and `joined`; UserError says which key is
-    wrong."""
-    target = node.get("_target_")
-    if not isinstance(target, str):
-        raise UserError(f"{group}._target_ is missing: name the class or function that {group} is made of")
-    factory = load_target(group, target, trust)
-    knobs = {k: v for k, v in node.items() if k != "_target_" and k not in _JOINED.get(group, ())}
-    try:
-        inspect.signature(factory).bind(**knobs, **joined)
-    except TypeError as error:
-        raise UserError(f"{group}: {target} does not take these keys: {error}") from error
-    try:
-        return factory(**knobs, **joined)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(str(error) if str(error).startswith(group) else f"{group}: {error}") from error
-
-
-def make_asking(group: str, node: Config, trust: list[str], **offered: Any) -> Any:
-    """As make, with those of `offered` that the target takes."""
-    taken = inspect.signature(load_target(group, node["_target_"], trust)).parameters
-    return make(group, node, trust, **{key: value for key, value in offered.items() if key in taken})
-
-
-def name_of(node: Config) -> str:
-    """The class or function a group's node names, without its module."""
-    return str(node["_target_"]).rpartition(".")[2]
 
 
 def item_shape(cfg: Config) -> tuple[int, ...]:
@@ -177,7 +138,20 @@ def build_trainer(
         decay=optimizer["decay"],
     )
     draws = Draws(seed, training["batch_size"], device)
-    return Trainer(denoiser, loss, timesteps, batches.batch, draws, settings)
+    return Trainer(denoiser, loss, timesteps, batches.batch, draws, settings, build_augment(cfg, denoiser.network))
+
+
+def build_augment(cfg: Config, network: nn.Module) -> GeometricAugment | None:
+    """The augmentations; UserError for a network that is not told of them and so would draw them."""
+    probability = cfg["training"].get("augment", 0.0)
+    if probability and getattr(network, "augment_dim", 0) != NUM_LABELS:
+        raise UserError(
+            f"training.augment={probability} needs a network that is told of augmentations: "
+            f"choose model=ddpmpp_cifar10 (model.augment_dim={NUM_LABELS}), or training.augment=0"
+        )
+    if probability and len(item_shape(cfg)) != 3:
+        raise UserError(f"training.augment={probability} is for images; set training.augment=0")
+    return GeometricAugment(probability) if probability else None
 
 
 @dataclass(frozen=True)

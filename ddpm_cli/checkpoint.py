@@ -74,7 +74,7 @@ def load(path: Path) -> Content:
     except Exception as error:
         # torch's own message advises to load it unsafely, which would run code from the file.
         raise Damaged(f"{path} is not a checkpoint of ddpm-train ({type(error).__name__})") from error
-    if not isinstance(content, dict) or not all(key in content for key in _KEYS):
+    if not isinstance(content, dict) or not all(key in content for key in _KEYS) or type(content["config"]) is not dict:
         raise Damaged(f"{path} is not a checkpoint of ddpm-train: it lacks the entries {', '.join(_KEYS)}")
     if content["format"] != FORMAT:
         raise UserError(

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_cli import build, runtime
+from ddpm_cli.making import name_of
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,21 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
     """The plan of a training run, by name; needs neither data nor memory."""
     with torch.device("meta"):
         denoiser = build.build_denoiser(cfg)
-        build.build_objective(cfg, denoiser)  # for its refusals
+        build.build_objective(cfg, denoiser)  # for their refusals
+        build.build_augment(cfg, denoiser.network)
     shape = build.item_shape(cfg)
     flops = forward_flops(denoiser.network, shape)
     machine, training, optimizer = choose_machine(cfg, flops), cfg["training"], cfg["optimizer"]
     groups = ("dataset", "schedule", "model", "prediction", "variance", "weighting", "timesteps", "loss", "sampler")
     return {
-        **{group: build.name_of(cfg[group]) for group in groups},
+        **{group: name_of(cfg[group]) for group in groups},
         "num_timesteps": denoiser.schedule.num_timesteps,
         "item_shape": "x".join(map(str, shape)),
         "classes": cfg["dataset"]["num_classes"] if build.null_label(denoiser.network) is not None else "unconditional",
         "flip": cfg["dataset"].get("flip", False),
         "parameters": sum(p.numel() for p in denoiser.network.parameters()),
         "flops_per_image": flops,
-        "optimizer": build.name_of(optimizer),
+        "optimizer": name_of(optimizer),
         "lr": optimizer["lr"],
         "warmup_steps": optimizer["warmup_steps"],
         "lr_decay": optimizer["decay"],

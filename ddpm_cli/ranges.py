@@ -1,97 +1,16 @@
 """What values the knobs may take: one table, keyed by the dotted key, known without torch."""
 
-import math
 import os
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Rule:
-    """What a knob must be, in words, and a function that returns the accepted value or raises ValueError."""
-
-    text: str
-    accept: Callable[[Any], Any]
-    nullable: bool = False
-    example: str = "VALUE"
-
-    def __call__(self, value: Any) -> Any:
-        return None if value is None and self.nullable else self.accept(value)
-
-
-def _refuse() -> Any:
-    raise ValueError
-
-
-def nullable(rule: Rule) -> Rule:
-    return replace(rule, nullable=True, text=f"{rule.text} or null")
-
-
-def whole(low: int, high: int) -> Rule:
-    """A whole number; 1e5 is one, and comes out as 100000."""
-
-    def accept(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            _refuse()
-        return int(value) if value == int(value) and low <= value <= high else _refuse()
-
-    bounds = f"from {low} to {high}" if high < 2**62 else f"of at least {low}"
-    return Rule(f"a whole number {bounds}", accept)
-
-
-def real(text: str = "a finite number", test: Callable[[float], bool] = lambda value: True) -> Rule:
-    """A finite number that passes the test; a whole number is one, and comes out as a float."""
-
-    def accept(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            _refuse()
-        return float(value) if test(value) else _refuse()
-
-    return Rule(text, accept)
-
-
-def one_of(*choices: Any) -> Rule:
-    names = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices]
-
-    def accept(value: Any) -> Any:
-        matches = [choice for choice in choices if type(choice) is type(value) and choice == value]
-        return matches[0] if matches else _refuse()
-
-    return Rule(f"one of {', '.join(names)}", accept)
-
-
-def matching(text: str, pattern: str) -> Rule:
-    return Rule(text, lambda value: value if isinstance(value, str) and re.fullmatch(pattern, value) else _refuse())
-
-
-def either(*rules: Rule) -> Rule:
-    def accept(value: Any) -> Any:
-        for rule in rules:
-            try:
-                return rule(value)
-            except ValueError:
-                continue
-        return _refuse()
-
-    return Rule(" or ".join(rule.text for rule in rules), accept)
-
-
-def list_of(rule: Rule, length: int | None = None, least: int = 0) -> Rule:
-    def accept(value: Any) -> list[Any]:
-        if not isinstance(value, list) or len(value) < least or length not in (None, len(value)):
-            _refuse()
-        return [rule(item) for item in value]
-
-    return Rule(f"a list of {length or 'values'}, each {rule.text}", accept)
-
+from ddpm_cli.rules import ANYTHING, Rule, either, list_of, matching, nullable, one_of, real, refuse, whole
 
 FLAG = one_of(True, False)
 FINITE = real()
 ANY_WHOLE = whole(-(2**63), 2**63 - 1)
-TEXT = Rule("text", lambda value: value if isinstance(value, str) and "\0" not in value else _refuse())
+TEXT = Rule("text", lambda value: value if isinstance(value, str) and "\0" not in value else refuse())
 COUNT = whole(1, 10**9)
 COUNT_OR_NEVER = whole(0, 10**9)
 SEED = whole(0, 2**63 - 1)
@@ -104,7 +23,7 @@ INSIDE = real("a number above 0 and below 1", lambda value: 0 < value < 1)
 LOG_SNR = real("a number from -40 to 40", lambda value: -40 <= value <= 40)
 PATH = Rule(
     "a path",
-    lambda value: os.path.expanduser(value) if isinstance(value, str) and value and "\0" not in value else _refuse(),
+    lambda value: os.path.expanduser(value) if isinstance(value, str) and value and "\0" not in value else refuse(),
     example="PATH",
 )
 PACKAGE = matching("the name of a package", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -137,6 +56,7 @@ TABLE: dict[str, Rule] = {
     "training.keep_checkpoints": COUNT,
     "training.max_grad_norm": nullable(POSITIVE),
     "training.label_dropout": FRACTION,
+    "training.augment": FRACTION,
     "dataset.root": PATH,
     "dataset.cache": PATH,
     "dataset.split": one_of("train", "test", "all"),
@@ -212,6 +132,8 @@ TABLE: dict[str, Rule] = {
     "sampler.s_max": NOT_NEGATIVE,
     "sampler.s_noise": NOT_NEGATIVE,
     "num_images": whole(1, 10**7),
+    "num_levels": whole(2, 10**5),
+    "data_root": PATH,
     "batch_size": whole(1, 2**20),
     "labels": either(one_of("none", "each"), LABEL, list_of(LABEL, least=1)),
     "clip": one_of(True, False, "dynamic"),
@@ -250,14 +172,3 @@ def _rule_of_type(default: Any) -> Rule:
         kinds = {type(item) for item in default}
         return list_of(_rule_of_type(default[0]) if len(kinds) == 1 else ANYTHING)
     return ANYTHING
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return _refuse() if isinstance(value, float) and not math.isfinite(value) else value
-
-
-ANYTHING = Rule("a finite value", _finite)

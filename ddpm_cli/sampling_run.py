@@ -13,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ddpm_cli import __version__, build, checkpoint, pictures
+from ddpm_cli import __version__, checkpoint, pictures
 from ddpm_cli.artist import Artist, build_artist
 from ddpm_cli.config import Context
 from ddpm_cli.data.store import to_file
 from ddpm_cli.errors import UserError
 from ddpm_cli.film import Film
+from ddpm_cli.making import name_of
 from ddpm_cli.preview import grid_of
 from ddpm_cli.runtime import PRECISIONS, Signals
 
@@ -129,12 +130,12 @@ def _record(cfg: dict[str, Any], path: Path, artist: Artist, total: int) -> dict
         "step": artist.trained.step,
         "seed": cfg["seed"],
         "num_images": total,
-        "sampler": {"name": build.name_of(cfg["sampler"]), **_knobs(cfg["sampler"])},
+        "sampler": {"name": name_of(cfg["sampler"]), **_knobs(cfg["sampler"])},
         "variance": type(artist.trained.variance).__name__,
         "clip": cfg["clip"],
         "labels": cfg["labels"],
         "guidance": cfg["guidance"],
-        "edit": cfg["edit"] and {"name": build.name_of(cfg["edit"]), **_knobs(cfg["edit"])},
+        "edit": cfg["edit"] and {"name": name_of(cfg["edit"]), **_knobs(cfg["edit"])},
         "weights": cfg["weights"],
         "device": str(artist.device),
         "precision": next(k for k, v in PRECISIONS.items() if v == artist.trained.denoiser.amp_dtype),

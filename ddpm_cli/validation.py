@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ddpm_cli.errors import UserError
-from ddpm_cli.ranges import Rule, rule_for
+from ddpm_cli.ranges import rule_for
+from ddpm_cli.rules import Rule
 from ddpm_cli.targets import GROUP_MODULES, check_target, is_own
 
 MISSING = "???"

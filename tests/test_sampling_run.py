@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from commands import run
 from PIL import Image
-from test_training_run import TINY, run
+from test_training_run import TINY
 
-from ddpm_cli import build
+from ddpm_cli import build, checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,6 @@ def test_trust_in_a_checkpoint_is_void(place, tmp_path):
     content = torch.load(path, weights_only=True)
     content["config"]["trust"] = ["os"]
     content["config"]["schedule"] = {"_target_": "os.system", "command": f"touch {tmp_path / 'ran'}"}
-    torch.save(content, tmp_path / "evil.pt")
+    checkpoint.save(tmp_path / "evil.pt", content)
     done = run("sample", f"ckpt={tmp_path / 'evil.pt'}", cwd=tmp_path, check=False)
     assert done.returncode == 2 and "schedule._target_" in done.stderr and not (tmp_path / "ran").exists()

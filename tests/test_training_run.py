@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import run
 
 TINY = (
     "dataset=shapes dataset.num_images=100 dataset.image_size=8 dataset.channels=1 model.channels=8 model.patch_size=1 "
@@ -18,16 +18,6 @@ TINY = (
     "training.sample_every=20 training.checkpoint_every=10 training.num_samples=8 sampler.num_steps=3 "
     "schedule.num_timesteps=50 optimizer.warmup_steps=5"
 ).split()
-
-
-def run(command, *args, cwd, check=True, env=None):
-    """The console script as a user has it: a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"ddpm_cli.{command}", *map(str, args)],
-        cwd=cwd, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-    )  # fmt: skip
-    assert not check or done.returncode == 0, done.stderr
-    return done
 
 
 def tensors(node, path=""):

@@ -90,10 +90,13 @@ def discretised_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tensor, 
     """
     half = 1 / (bins - 1)
     scale = torch.exp(-0.5 * log_variance) / math.sqrt(2)
-    upper = torch.where(x_0 > 1 - half / 2, torch.inf, x_0 - mean + half) * scale
-    lower = torch.where(x_0 < -1 + half / 2, -torch.inf, x_0 - mean - half) * scale
+    upper, lower = (x_0 - mean + half) * scale, (x_0 - mean - half) * scale
+    last, first = x_0 > 1 - half / 2, x_0 < -1 + half / 2
     # erf's difference cancels in the upper tail; by symmetry both ends are taken where erf is accurate.
     flip = lower > 0
     upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
-    probability = 0.5 * (torch.special.erfc(-upper) - torch.special.erfc(-lower))
+    # An infinite end would give the gradient 0 * inf; so the cdf beyond the outermost bins is put in as a number.
+    below_upper = torch.where(torch.where(flip, first, last), 2.0, torch.special.erfc(-upper))
+    below_lower = torch.where(torch.where(flip, last, first), 0.0, torch.special.erfc(-lower))
+    probability = 0.5 * (below_upper - below_lower)
     return probability.clamp(min=1e-12).log()

@@ -12,7 +12,7 @@ log = logging.getLogger("ddpm_cli")
 
 
 class Board:
-    """Open at `start_step` (0, or the step a run is resumed at: points beyond it that a crash left are purged)."""
+    """Open at `start_step` (0, or the step a run is resumed at): points beyond it that a crash left are purged."""
 
     def __init__(self, folder: Path, start_step: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -22,7 +22,7 @@ class Board:
         self._excepthook = threading.excepthook
         threading.excepthook = self._on_thread_error
         try:
-            self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
+            self._writer = SummaryWriter(str(folder), purge_step=start_step + 1)
         except OSError as error:
             self._give_up(error)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ddpm_cli.diffusion.denoiser import Cond
 from ddpm_cli.seeding import generator, mix
 
-_TIMES, _NOISE, _LABELS, _DROPOUT = 101, 102, 103, 104  # one stream each, so that none shifts another
+_TIMES, _NOISE, _LABELS, _DROPOUT, _AUGMENT = 101, 102, 103, 104, 105  # one stream each, so that none shifts another
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Draws:
             self.batch_size, device=self.device, generator=generator(self.device, self.seed, _LABELS, step)
         )
         return draw < probability
+
+    def augment(self, step: int, count: int) -> Tensor:
+        """(B, count) in [0, 1): how each image is changed."""
+        draw = generator(self.device, self.seed, _AUGMENT, step)
+        return torch.rand(self.batch_size, count, device=self.device, generator=draw)
 
     def seed_dropout(self, step: int, part: int) -> None:
         """Seeds the default generators, which dropout draws from; `part` counts micro-batches over all ranks."""

@@ -140,7 +140,7 @@ class Loop:
                 self._save()
             except NonFinite as found:
                 raise self._end(found) from found
-        return self.last
+        return self.last or (self.meter.means() if self.meter else {})
 
     def _step(self) -> None:
         if self.state.step in self.skipped:
@@ -168,7 +168,7 @@ class Loop:
         saving = cadence.due(cadence.checkpoint_every, step)
         if self.device.type == "cpu" or cadence.due(cadence.log_every, step) or saving:
             self.watch.check()
-        if self.meter and (cadence.due(cadence.log_every, step) or step == cadence.end):
+        if self.meter and cadence.due(cadence.log_every, step):
             self.last = {**self.meter.summary(), "lr": self.trainer.lr(step - 1)}
             self.journal.metrics(step, self.last)
         paused = self.meter.pause()

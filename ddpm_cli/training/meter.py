@@ -56,6 +56,12 @@ class Meter:
 
     def summary(self) -> dict[str, float]:
         """Means since the last summary; waits for the device, then starts anew."""
+        result = self.means()
+        self._reset()
+        return result
+
+    def means(self) -> dict[str, float]:
+        """Means since the last summary so far."""
         count = max(self._images, 1)
         result = {"loss": float(self._loss) / count, "grad_norm": float(self._last_norm)}
         result["images_per_second"] = self._timed / max(time.perf_counter() - self._started, 1e-9)
@@ -64,7 +70,6 @@ class Meter:
                 result[f"loss_q{quarter}"] = total / number
         if self._has_vb:
             result["vb"] = float(self._vb) / count
-        self._reset()
         return result
 
     def _reset(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddpm_cli.data.augment import NUM_DRAWS, GeometricAugment
 from ddpm_cli.diffusion.denoiser import Cond, Denoiser
 from ddpm_cli.diffusion.losses import LossTerms
 from ddpm_cli.training import learning_rate
@@ -52,6 +53,7 @@ class Trainer:
     batch: Batch
     draws: Draws
     settings: StepSettings
+    augment: GeometricAugment | None = None
 
     def __call__(self, state: TrainState) -> StepMetrics:
         t, parts = self.gradient(state)
@@ -105,6 +107,9 @@ class Trainer:
             x_0, labels = self.batch(step, rows.start, rows.stop)
             noise = self.draws.noise(step, tuple(x_0.shape[1:])) if noise is None else noise
             cond: Cond = conditioning(labels, dropped[rows], settings.null_label)
+            if self.augment is not None:
+                x_0, changes = self.augment(x_0, self.draws.augment(step, NUM_DRAWS)[rows])
+                cond = {**(cond or {}), "augment": changes}
             self.draws.seed_dropout(step, part)
             terms = self.loss(self.denoiser, x_0, cond, t[rows], noise[rows])
             # Each micro-batch adds its share of the mean over the global batch, so the gradient does not depend on its

@@ -42,6 +42,7 @@ TIMES = [
     timesteps.Uniform, timesteps.Stratified, timesteps.LogNormal, lambda: timesteps.LossSecondMoment(20, history=1),
 ]  # fmt: skip
 X_0 = torch.randint(0, 256, (2, 1, 8, 8), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
+X_0[:, :, :2], X_0[:, :, -2:] = -1.0, 1.0  # the outermost values are a case of their own
 NOISE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 U = torch.rand(3, 2, generator=torch.Generator().manual_seed(2))
 

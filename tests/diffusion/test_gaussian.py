@@ -92,6 +92,23 @@ def test_decoder_keeps_its_accuracy_in_both_tails():
     torch.testing.assert_close(log_p[0], log_p[1], rtol=1e-6, atol=0)
 
 
+def test_decoder_has_a_finite_gradient_in_the_outermost_bins():
+    x_0 = torch.tensor([-1.0, 1.0, 1.0, -1.0, 0.0])
+    for dtype in (torch.float32, torch.float64):
+        mean = torch.tensor([-0.9, 0.9, -0.9, 1.5, 0.3], dtype=dtype, requires_grad=True)
+        for size in (-20.0, -9.0, 0.0, 3.0):
+            log_variance = torch.full_like(mean, size).requires_grad_()
+            log_p = gaussian.discretised_log_likelihood(x_0.to(dtype), mean, log_variance)
+            assert all(g.isfinite().all() for g in torch.autograd.grad(log_p.sum(), (mean, log_variance)))
+
+
 def test_snr_of_the_clean_image_is_infinite():
     assert schedule.linear().level(0).snr == float("inf")
     assert NoiseLevel(torch.tensor(0.6), torch.tensor(0.8)).snr == pytest.approx(0.5625)
+
+
+def test_the_decoders_gradient_is_finite_where_its_bins_are_open():
+    x_0 = torch.tensor([-1.0, 0.2, 1.0])
+    mean, log_variance = torch.zeros(3, requires_grad=True), torch.full((3,), -3.0, requires_grad=True)
+    gaussian.discretised_log_likelihood(x_0, mean, log_variance).sum().backward()
+    assert mean.grad.isfinite().all() and log_variance.grad.isfinite().all()

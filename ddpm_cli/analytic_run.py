@@ -1,0 +1,64 @@
+"""Measuring a checkpoint's denoiser, and keeping the result in the checkpoint: what ddpm-analytic does."""
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ddpm_cli import build, checkpoint, plan
+from ddpm_cli.config import Context
+from ddpm_cli.data.batches import Batches
+from ddpm_cli.diffusion.analytic import measure_noise_error, measured_times
+from ddpm_cli.diffusion.denoiser import Cond, clipped
+from ddpm_cli.run_dir import find_checkpoint
+from ddpm_cli.runtime import PRECISIONS
+from ddpm_cli.seeding import generator
+
+log = logging.getLogger("ddpm_cli")
+_NOISE = 301
+
+
+@torch.inference_mode()
+def run_analytic(cfg: dict[str, Any], context: Context) -> None:
+    """Measures the denoiser on num_images training images and stores the result in the checkpoint file, whose path is
+    the last line on stdout."""
+    path = find_checkpoint(cfg["ckpt"])
+    trained = build.load_trained(path, cfg["weights"], trust=cfg["trust"])
+    denoiser = trained.denoiser
+    flops = plan.forward_flops(denoiser.network, build.item_shape(trained.config))
+    machine = plan.choose_machine({**cfg, "compile": False}, flops)
+    denoiser.to(machine.device)
+    denoiser.amp_dtype = PRECISIONS[machine.precision]
+    times = measured_times(denoiser.schedule, cfg["num_levels"])
+    log.info("measuring %s (step %d) at %d noise levels", path, trained.step, len(times))
+    estimate = measure_noise_error(
+        clipped(denoiser),  # as ddpm-sample clips
+        tqdm(_batches(cfg, trained, machine.device), total=math.ceil(cfg["num_images"] / cfg["batch_size"])),
+        denoiser.schedule,
+        times,
+        lambda x_0, batch, t: torch.randn(
+            x_0.shape, device=x_0.device, generator=generator(x_0.device, cfg["seed"], _NOISE, batch, t)
+        ),
+    )
+    content = checkpoint.load(path)
+    measured = {**content.get("analytic", {}), cfg["weights"]: estimate}
+    checkpoint.save(path, {**content, "analytic": measured})
+    log.info("draw with it: ddpm-sample ckpt=%s sampler=ancestral variance=analytic", path)
+    print(path)
+
+
+def _batches(cfg: dict[str, Any], trained: build.Trained, device: torch.device) -> Iterator[tuple[Tensor, Cond]]:
+    """num_images images of the data the checkpoint was trained on, in a shuffled order, with their labels."""
+    dataset = trained.config["dataset"]
+    if cfg["data_root"] is not None:
+        dataset = {**dataset, "root": cfg["data_root"]}
+    store = build.build_data({**trained.config, "dataset": dataset})
+    batches = Batches(store, cfg["batch_size"], cfg["seed"], dataset.get("flip", False), device)
+    conditional = build.null_label(trained.denoiser.network) is not None
+    for step, start in enumerate(range(0, cfg["num_images"], cfg["batch_size"])):
+        x_0, labels = batches.batch(step, 0, min(cfg["batch_size"], cfg["num_images"] - start))
+        yield x_0, {"labels": labels} if conditional and labels is not None else None

@@ -1,0 +1,147 @@
+"""The choices of training from the command line: what is refused, what is kept in a checkpoint, what resumes."""
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_training_run import TINY, tensors
+
+from ddpm_cli import analytic, build, checkpoint, sample, train
+from ddpm_cli.config import config_dir
+
+REFUSED = {
+    "epsilon at zero terminal SNR": ("prediction=epsilon schedule.zero_terminal_snr=true", "prediction=v"),
+    "the mean without a table": ("prediction=mean schedule=edm", "prediction=edm"),
+    "a bound over some times": ("loss=variational_bound timesteps=log_normal", "timesteps=stratified"),
+    "times that never reach T": ("schedule.zero_terminal_snr=true timesteps=log_normal", "timesteps=stratified"),
+    "a variance that nothing teaches": ("variance=learned_range", "loss=hybrid"),
+    "a bound that teaches nothing": ("loss=hybrid", "variance=learned_range"),
+    "a weighting that learns nothing": ("loss=variational_bound weighting=uncertainty", "weighting=v"),
+    "a variance yet to be measured": ("variance=analytic", "ddpm-analytic"),
+    "augmentations that are not told": ("training.augment=0.1", "model=ddpmpp_cifar10"),
+    "a table that rises": ("schedule=table schedule.path=rising.txt", "lose signal"),
+    "a table that is not there": ("schedule=table schedule.path=none.txt", "schedule.path"),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("choices")
+    (folder / "rising.txt").write_text("0.5\n0.6\n")
+    return folder
+
+
+def run(command, *arguments, cwd, check=True):
+    """The console script in this process: a process of its own takes seconds to import torch."""
+    out, err = io.StringIO(), io.StringIO()
+    code, doors = 0, {"train": train, "sample": sample, "analytic": analytic}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [f"ddpm-{command}", *map(str, arguments)])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                doors[command].main()
+            except SystemExit as stop:
+                code = stop.code or 0
+    assert not check or code == 0, err.getvalue()
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(place, case):
+    line, remedy = REFUSED[case]
+    tiny = [text for text in TINY if not ("table" in line and text.startswith("schedule."))]
+    done = run("train", *tiny, *line.split(), "training.num_steps=1", "run_dir=refused", cwd=place, check=False)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("error: ") and len(lines) <= 3 and remedy in done.stderr
+    assert not (place / "refused" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        "loss=variational_bound timesteps=loss_second_moment timesteps.history=1",
+        "weighting=uncertainty schedule=edm prediction=edm timesteps=log_normal",
+        "model=ddpmpp_cifar10 model.dropout=0 training.augment=0.5",
+    ],
+)
+def test_what_learns_beside_the_network_is_resumed_bit_for_bit(place, choices):
+    name = choices.split()[0].replace("=", "_")
+    tiny = [text for text in TINY if "patch_size" not in text] if "ddpmpp" in choices else TINY
+    arguments = [*tiny, *choices.split(), "training.num_steps=12", "schedule.num_timesteps=20"]
+    run("train", *arguments, f"run_dir={name}_whole", cwd=place)
+    run("train", *arguments, f"run_dir={name}_parts", "training.stop_at=7", cwd=place)
+    run("train", f"resume={name}_parts", cwd=place)
+    whole, parts = (
+        checkpoint.load(place / f"{name}_{kind}/checkpoints/step_00000012.pt") for kind in ("whole", "parts")
+    )
+    mine, theirs = tensors(whole), tensors(parts)
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+    if "second" in choices:
+        assert whole["learned"]["timesteps"]["counts"].sum() == 12 * 8
+    if "uncertainty" in choices:
+        assert whole["learned"]["weighting"]["weight"].abs().sum() > 0
+
+
+def test_a_table_is_kept_in_the_checkpoint(place):
+    values = torch.linspace(0.99, 0.01, 20).tolist()
+    (place / "table.txt").write_text("\n".join(map(str, values)))
+    tiny = [text for text in TINY if not text.startswith("schedule.")]
+    table = ["schedule=table", "schedule.path=table.txt", "schedule.zero_terminal_snr=true"]
+    run("train", *tiny, *table, "training.num_steps=2", "run_dir=table", cwd=place)
+    (place / "table.txt").unlink()
+    denoiser = build.load_denoiser(place / "table/checkpoints/step_00000002.pt")
+    assert denoiser.schedule.num_timesteps == 20 and denoiser.schedule.zero_terminal_snr
+    assert float(denoiser.schedule.alpha_bar[1]) == pytest.approx(0.99)
+    run("train", "resume=table", "training.num_steps=3", cwd=place)
+
+
+def test_analytic_variance_is_measured_stored_and_drawn_with(place):
+    run("train", *TINY, "training.num_steps=3", "run_dir=fixed", cwd=place)
+    draw = ["ckpt=fixed", "num_images=2", "sampler=ancestral", "sampler.num_steps=4", "variance=analytic"]
+    done = run("sample", *draw, cwd=place, check=False)
+    assert done.returncode == 2 and "ddpm-analytic" in done.stderr
+    before = tensors(checkpoint.load(place / "fixed/checkpoints/step_00000003.pt"))
+    done = run("analytic", "ckpt=fixed", "num_images=20", "num_levels=5", "batch_size=8", cwd=place)
+    file = Path(done.stdout.splitlines()[-1])
+    content = checkpoint.load(file if file.is_absolute() else place / file)
+    estimate = content["analytic"]["ema"]
+    assert len(estimate["log_snr"]) == 5 and (estimate["noise_error"] > 0).all()
+    assert all(torch.equal(before[key], tensor) for key, tensor in tensors(content).items() if key in before)
+    run("sample", *draw, cwd=place)
+    assert not (place / ".hydra").exists()
+
+
+SIZES = {"ddpm": 35_746_307, "improved_ddpm": 52_546_438, "edm": 55_733_891, "v_min_snr": 35_746_307}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in Path(config_dir(), "experiment").glob("*.yaml")))
+def test_every_experiment_states_its_command_result_and_size(place, name):
+    lines = Path(config_dir(), "experiment", f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    assert lines[1] == f"# ddpm-train experiment={name}" and lines[2].startswith("# ")
+    done = run("train", f"experiment={name}", "dry_run=true", cwd=place)
+    plan = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert int(plan["parameters"]) == SIZES.get(name, int(plan["parameters"]))
+
+
+def test_every_schedule_and_prediction_trains_from_the_command_line(place):
+    """A few lines that meet each option of each axis once (every combination: tests/diffusion/test_combinations.py)."""
+    options = {
+        "schedule": "linear scaled_linear quadratic constant sigmoid laplace cosine_log_snr edm".split(),
+        "prediction": "epsilon x0 v mean".split(),
+        "weighting": "epsilon x0 v min_snr soft_min_snr p2 edm uncertainty".split(),
+        "timesteps": "uniform stratified log_normal loss_second_moment".split(),
+        "loss": ["denoising", "denoising loss.huber_delta=0.5"],
+    }
+    for i in range(8):
+        chosen = {axis: names[(i + i // len(names)) % len(names)] for axis, names in options.items()}
+        if chosen["schedule"] == "edm":
+            chosen["prediction"] = "edm"
+        line = " ".join(f"{axis}={name}" for axis, name in chosen.items()).split()
+        run("train", *TINY, *line, "training.num_steps=3", f"run_dir=each_{i}", cwd=place)
+    assert len(list(place.glob("each_*/checkpoints/step_00000003.pt"))) == 8
