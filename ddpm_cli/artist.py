@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm_cli import build, plan
+from ddpm_cli import build, checkpoint, plan
 from ddpm_cli.diffusion.denoiser import Cond, Denoise, Denoiser, clipped, thresholded
 from ddpm_cli.diffusion.editing import Source, refuse_noise
 from ddpm_cli.diffusion.guidance import CADS, Guidance, annealed, by_weaker_model, classifier_free, guided
@@ -17,7 +17,6 @@ from ddpm_cli.diffusion.samplers import SamplerStep
 from ddpm_cli.edit_images import Gallery, load_gallery
 from ddpm_cli.errors import UserError
 from ddpm_cli.generation import ClassNoise, ImageNoise, choose_labels, walk
-from ddpm_cli.run_dir import find_checkpoint
 from ddpm_cli.runtime import PRECISIONS
 
 log = logging.getLogger("ddpm_cli")
@@ -140,7 +139,7 @@ def _check_classes(cfg: dict[str, Any], denoiser: Denoiser, path: Path) -> None:
 
 def _load_guide(cfg: dict[str, Any], trained: build.Trained) -> Denoiser:
     """The model to guide by, of the same noise levels, shape and classes."""
-    path = find_checkpoint(cfg["guidance"]["guide_ckpt"], key="guidance.guide_ckpt")
+    path = checkpoint.find(cfg["guidance"]["guide_ckpt"], key="guidance.guide_ckpt")
     guide = build.load_trained(path, cfg["weights"], None, cfg["trust"])
     same = guide.config["schedule"] == trained.config["schedule"]
     same &= build.item_shape(guide.config) == build.item_shape(trained.config)

@@ -40,6 +40,7 @@ def remembered_overrides(run: Path, typed: list[str]) -> list[str]:
         for text in stored
         if (key := key_of(text)) not in typed_keys
         and key not in INVOCATION_KEYS
+        and not key.startswith("hydra")  # never in a record of ours: a run folder may come from a stranger
         and key.split(".")[0] not in changed  # `optimizer=sgd` typed now: adam's betas must not follow
     ]
 

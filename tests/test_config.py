@@ -131,7 +131,7 @@ def test_good_values_pass(command, override):
     ("override", "told"),
     [
         ("training.micro_batch_size=129", "training.batch_size=128"),
-        ("training.stop_at=1501", "training.num_steps=1500"),
+        ("training.stop_at=801", "training.num_steps=800"),
         ("schedule.num_timesteps=10", "sampler.num_steps"),
         ("model.attention_levels=[2]", "model.channel_mult"),
     ],

@@ -26,7 +26,7 @@ def r4_damage(place: Path, trials: int) -> Outcome:
     path = run / NEWEST
     good, before = path.read_bytes(), digest(checkpoint.load(checkpoints(run)[1]))
     dice = random.Random(0)
-    for trial in range(trials):
+    for _ in range(trials):
         place_of_bit = dice.randrange(8 * len(good))
         flipped = bytearray(good)
         flipped[place_of_bit // 8] ^= 1 << place_of_bit % 8
@@ -65,7 +65,16 @@ def _detected(run: Path, path: Path, before: str) -> Iterator[str | None]:
 
 def r5_full_disk(place: Path, trials: int) -> Outcome:
     """A writer that fails at byte k, and a disk that is really full: the old checkpoint stays, one line is told."""
-    outcome, run = Outcome(), copied(trained(place, "reference", ), "full")
+    outcome, run = (
+        Outcome(),
+        copied(
+            trained(
+                place,
+                "reference",
+            ),
+            "full",
+        ),
+    )
     size = (run / NEWEST).stat().st_size
     before = state_of(run)
     for trial in range(trials):
@@ -73,7 +82,7 @@ def r5_full_disk(place: Path, trials: int) -> Outcome:
         args = [f"resume={run}", f"training.num_steps={STEPS + 4}"]
         ended = forks.run("train", *args, place=place, hook=_full_after(at))
         outcome.add(f"byte {at}", *_told_and_unharmed(ended, run, before))
-    for trial, event in enumerate(["fsync", "replace", "board", "metrics"]):
+    for event in ("fsync", "replace", "board", "metrics"):
         again = copied(trained(place, "reference"), "failing")
         args = [f"resume={again}", f"training.num_steps={STEPS + 4}"]
         ended = forks.run("train", *args, place=place, hook=_failing(event))
@@ -227,7 +236,9 @@ def r17_retention(place: Path, trials: int) -> Outcome:
         (run.checkpoints / ".step_00000001.pt.99.tmp").touch()
         for step in steps:
             run.save_checkpoint(step, {**content, "step": step}, keep, best=dice.random() < 0.3)
-            problems.append(unless(checkpoint.first_good(checkpoints(folder), folder)[1]["step"] == step, f"lost {step}"))
+            problems.append(
+                unless(checkpoint.first_good(checkpoints(folder), folder)[1]["step"] == step, f"lost {step}")
+            )
             if dice.random() < 0.3:  # a crash between writing and pruning leaves one too many; a disk damages one
                 victim = dice.choice(sorted(run.checkpoints.glob("step_*.pt")))
                 shutil.copy(victim, run.checkpoints / f"step_{step - 1:08d}.pt")

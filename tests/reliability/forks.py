@@ -1,5 +1,6 @@
 """Commands in children forked from one process that has imported everything, so that a trial costs no import."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -20,7 +21,7 @@ def warm_up() -> None:
     torch.set_num_threads(1)
     import torch._dynamo  # seconds, at the first optimiser
     import torch.utils.flop_counter
-    import torch.utils.tensorboard  # noqa: F401
+    import torch.utils.tensorboard
 
     import ddpm_cli.data.digits
     import ddpm_cli.data.image_folder
@@ -64,10 +65,8 @@ class Child:
         self.pid = os.fork()
         if self.pid == 0:
             self._run(body, place)
-        try:
+        with contextlib.suppress(OSError):  # it has done so itself already, and may be gone
             os.setpgid(self.pid, self.pid)
-        except OSError:  # it has done so itself already, and may be gone
-            pass
 
     def _run(self, body: Callable[[], int], place: Path) -> None:
         code = 1
@@ -86,10 +85,8 @@ class Child:
             os._exit(code)
 
     def kill(self, number: int = signal.SIGKILL, *, group: bool = False) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.pid, number)
-        except ProcessLookupError:
-            pass
 
     def wait(self, timeout: float = 120.0) -> Ended:
         deadline = time.monotonic() + timeout

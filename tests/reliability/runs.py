@@ -54,7 +54,7 @@ def flattened(node: Any, path: str = "") -> dict[str, Any]:
 
 
 def digest(content: dict[str, Any]) -> str:
-    """A hash of all that a run is: weights, averages, optimiser, scaler, learned modules, step, and what it measured."""
+    """A hash of all that a run is: weights, averages, optimiser, scaler, learned modules, step, what it measured."""
     keys = ("network", "emas", "optimizer", "scaler", "learned", "step", "progress")
     total = hashlib.sha256()
     for name, leaf in sorted(flattened({key: content[key] for key in keys}).items()):
