@@ -57,7 +57,7 @@ def check_bound(paths: list[str]) -> None:
                 f"  bound, {name:12} {found.mean:.4f} +- {found.standard_error:.4f}  "
                 f"(less fixed_small, by image: {mean_and_error(found.total - first)}; {time.time() - started:.0f} s)"
             )
-        plain = partial(trained.denoiser, cond={"labels": labels})  # a clipped one is no smooth flow
+        plain = partial(trained.denoiser, cond={"labels": labels[:100]})  # a clipped one is no smooth flow
         seeded = torch.Generator().manual_seed(1)
         for name, ode in {
             "uniform": likelihood.ode_likelihood,
