@@ -60,6 +60,14 @@ def choose_compile(name: str | bool, device: torch.device) -> bool:
     return device.type == "cuda" if name == "auto" else str(name).lower() == "true"
 
 
+def choose_determinism(deterministic: bool) -> None:
+    """With `deterministic`, only algorithms that give the same bits every time; one that has no such is an error."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = False
+
+
 class Signals:
     """Turns SIGINT, SIGTERM and SIGUSR1 into a flag to be looked at between steps; a second signal ends the process at
     once (not one that comes with the first: launchers pass on what the whole process group has got already)."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 
-from ddpm_cli import __version__, build, checkpoint, plan, resume
+from ddpm_cli import __version__, build, checkpoint, plan, resume, runtime
 from ddpm_cli.config import Context
 from ddpm_cli.data.store import Store
 from ddpm_cli.errors import UserError
@@ -76,6 +76,7 @@ def _past(cfg: dict[str, Any], found: Path, run: RunDir) -> Past:
 
 def _train(cfg: dict[str, Any], context: Context, run: RunDir, past: Past | None, result: dict[str, Any]) -> float:
     content = past.content if past else None
+    runtime.choose_determinism(cfg["deterministic"])
     store = build.build_data(cfg)
     torch.manual_seed(cfg["seed"])  # of the initial weights
     denoiser = build.build_denoiser(cfg)

@@ -49,7 +49,13 @@ def _in_use(place: Path, outcome: Outcome) -> None:
         from ddpm_cli.training.step import Trainer
 
         real = Trainer.gradient
-        Trainer.gradient = lambda self, state: time.sleep(0.3) or real(self, state)
+
+        def gradient(self, state):
+            while state.step == 4 and not (place / "enough").exists():
+                time.sleep(0.02)
+            return real(self, state)
+
+        Trainer.gradient = gradient
 
     child = forks.start("train", [*TINY, f"run_dir={run}"], place / "first", slow)
     while not list(run.glob("checkpoints/*.pt")):
@@ -57,6 +63,7 @@ def _in_use(place: Path, outcome: Outcome) -> None:
     for args in ([f"resume={run}"], [*TINY, f"run_dir={run}"], [*TINY, f"run_dir={run}", "resume=auto"]):
         ended = forks.run("train", *args, place=place / "second")
         outcome.add(f"into a live run: {args[-1]}", *_refused(ended, 2))
+    (place / "enough").touch()
     outcome.add("the live run", unless(child.wait().code == 0, "it was disturbed"))
     for args in (["model.channels=16"], ["schedule=linear"], ["optimizer=sgd"], ["dataset.num_images=20"]):
         ended = forks.run("train", *TINY, f"run_dir={run}", "resume=auto", *args, place=place)

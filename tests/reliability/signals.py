@@ -1,6 +1,9 @@
 """R6: SIGTERM, SIGINT and SIGUSR1, to the process and to its group, in every phase of a command."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,7 +56,31 @@ def r6_signals(place: Path, trials: int) -> Outcome:
         ]
         outcome.add(name, *problems)
     _second_signal(place, outcome)
+    if trials >= len(cases):
+        _while_starting(place, outcome)
     return outcome
+
+
+def _while_starting(place: Path, outcome: Outcome) -> None:
+    """A process of its own that gets the signal while Python, Hydra and torch start: nothing is there to be saved."""
+    for tenths in (3, 8, 15, 25, 35, 45, 60, 80):
+        home = place / f"starting_{tenths}"
+        home.mkdir()
+        argv = [sys.executable, "-m", "ddpm_cli.train", *TINY, f"run_dir={home / 'run'}"]
+        process = subprocess.Popen(argv, cwd=home, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        time.sleep(tenths / 10)
+        os.killpg(process.pid, signal.SIGTERM)
+        sent = time.monotonic()
+        _, err = process.communicate(timeout=30)
+        took = time.monotonic() - sent
+        # Before our code runs, the system's own default ends the process; a shell calls that 143 too.
+        ended = process.returncode in (143, -signal.SIGTERM, 0)
+        again = forks.run("train", *TINY, f"run_dir={home / 'run'}", "resume=auto", place=home)
+        outcome.add(
+            f"starting, {tenths / 10} s",
+            unless(ended and took < 10 and "Traceback" not in err, f"{process.returncode}, {took:.1f} s: {err[-300:]}"),
+            unless(again.code == 0, f"cannot be gone on with: {again.err[-300:]}"),
+        )
 
 
 def _gone_on(phase: str, command: str, args: list[str], home: Path, run: Path, reference: Path) -> Iterator[str | None]:
