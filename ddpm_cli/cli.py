@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -49,6 +50,8 @@ def run(command: str, task: Callable[[], Any]) -> None:
     # slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault(TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
+    # A log that cannot be written (a full disk) would print a traceback at every line.
+    raising, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         with ending_on_signals():
             code = _run(command, task)
@@ -62,6 +65,7 @@ def run(command: str, task: Callable[[], Any]) -> None:
         code = report(error, command)
     finally:
         _typed, sys.argv[:] = None, argv
+        logging.raiseExceptions = raising
         os.environ.clear()
         os.environ.update(environ)
     if code:

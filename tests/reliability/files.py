@@ -152,6 +152,7 @@ def _really_full(place: Path, outcome: Outcome) -> str:
             return "no right to mount a small disk: the failing writer alone"
         ended = forks.run("train", *TINY, f"run_dir={disk / 'run'}", "training.keep_checkpoints=100", place=place)
         told = unless(ended.code == 3 and 1 <= len(ended.told) <= 3, f"exit {ended.code}: {ended.err[-300:]}")
+        told = told or unless("Traceback" not in ended.err, f"a traceback: {ended.err[-300:]}")
         files = checkpoints(disk / "run")
         outcome.add("a disk of 3 MiB", told, unless(files and not list(disk.rglob("*.tmp")), "litter, or none left"))
         for path in files:
