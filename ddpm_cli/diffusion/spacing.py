@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ _ROWS = ("trailing", "leading", "linspace")  # visit whole timesteps
 _LEVELS = ("karras", "log_snr", "log_snr_to_1")  # choose noise levels, so that times are real
 SPACINGS = _ROWS + _LEVELS
 
+# sigma/alpha where walks over levels begin at the latest. At the cosine schedule's end it is 20,000: two thirds of the
+# steps would pass where nothing is to be seen. DDPM's linear schedule ends at 157, EDM begins at 80.
+_MOST_SIGMA = 160.0
+
 Spacing = str | Sequence[float] | None
 
 
@@ -24,8 +29,9 @@ def times(schedule: NoiseSchedule, num_steps: int | None = None, spacing: Spacin
     num_steps: 1..T (any number for real times), None for T. spacing: None (the schedule's own), a list (these times as
     they stand, num_steps being theirs), or a name:
     `trailing` starts at T, `leading` ends at 1 and never visits T, `linspace` does both (Lin et al. 2023, Table 2);
-    `karras` has sigma/alpha fall as Karras et al. 2022, Eq. 5, from T to 1; `log_snr` is uniform in log-SNR from T to 1
-    (Lu et al. 2022); `log_snr_to_1` the same, all steps lying between T and 1, without a step to the clean image.
+    `karras` has sigma/alpha fall as Karras et al. 2022, Eq. 5, from T to 1 (from 160 where it is higher at T);
+    `log_snr` is uniform in log-SNR between the same (Lu et al. 2022); `log_snr_to_1` the same, all steps lying between
+    T and 1, without one to the clean image.
     """
     if spacing is not None and not isinstance(spacing, str):
         return _listed(schedule, spacing)
@@ -65,19 +71,20 @@ def _uniform(schedule: NoiseSchedule, count: int) -> Tensor:
 
 
 def _ends(schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
-    """The log-SNR at T and at 1."""
+    """The log-SNR at T, but of at most _MOST_SIGMA, and at 1."""
     if schedule.zero_terminal_snr:
         raise ValueError(
             "sampler.spacing: with zero terminal SNR the noise level at T is infinite; choose sampler.spacing=trailing"
         )
     level = schedule.level(torch.tensor([schedule.num_timesteps, 1]))
-    return level.log_snr[0], level.log_snr[1]
+    return level.log_snr[0].clamp(min=-2 * math.log(_MOST_SIGMA)), level.log_snr[1]
 
 
 def _between(schedule: NoiseSchedule, log_snr: Tensor) -> Tensor:
-    """Real times of these log-SNRs; the ends are T and 1 whatever the rounding."""
+    """Real times of these log-SNRs; the ends are T (unless it lies higher) and 1 whatever the rounding."""
     t = schedule.time_of(log_snr)
-    t[0] = schedule.num_timesteps
+    if t[0] > schedule.num_timesteps - 1e-6:
+        t[0] = schedule.num_timesteps
     if len(t) > 1:
         t[-1] = 1
     return t

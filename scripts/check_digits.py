@@ -1,0 +1,154 @@
+"""Checks on trained digits models what the papers claim. Prints figures; nothing is written but samples.
+
+    python scripts/check_digits.py bound CKPT...            bits/dim of the test split: every variance, and the ODE
+    python scripts/check_digits.py full CKPT                the estimated bound beside the full sum over t
+    python scripts/check_digits.py importance CKPT          variance of the bound's gradient by distribution of t
+    python scripts/check_digits.py classes CKPT...          share of drawn digits that are read as their label
+
+The checkpoints: ddpm-train run_dir=default; the same with variance=learned_range loss=hybrid, with experiment=...;
+`bound` compares the analytic variance where ddpm-analytic has measured it.
+"""
+
+import sys
+import time
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ddpm_cli import build, checkpoint
+from ddpm_cli.data.digits import digits
+from ddpm_cli.diffusion import likelihood, losses, schedule, timesteps, variance, weighting
+from ddpm_cli.diffusion.denoiser import Denoiser, clipped
+from ddpm_cli.generation import walk
+
+COUNT = 299  # the test split
+T_IMPORTANCE, BATCH, REPEATS = 100, 128, 60
+
+
+def images(split: str) -> tuple[Tensor, Tensor]:
+    store = digits(split=split, channels=1, image_size=8, num_classes=10)
+    return store.to_model(store.items), store.labels
+
+
+def mean_and_error(x: Tensor) -> str:
+    return f"{float(x.mean()):.4f} +- {float(x.std()) / len(x) ** 0.5:.4f}"
+
+
+def check_bound(paths: list[str]) -> None:
+    """Bits/dim of the same test images and noise under each variance, and what each differs from fixed_small by."""
+    x_0, labels = (part[:COUNT] for part in images("test"))
+    for path in paths:
+        trained, content = build.load_trained(path), checkpoint.load(path)
+        denoise = partial(clipped(trained.denoiser), cond={"labels": labels})
+        sigmas = {"fixed_small": variance.FixedSmall(), "fixed_large": variance.FixedLarge()}
+        if "analytic" in content:
+            sigmas["analytic"] = variance.Analytic(content["analytic"]["ema"])
+        if trained.denoiser.variance.learned:
+            sigmas["its own"] = trained.denoiser.variance
+        print(path)
+        first: Tensor | None = None
+        for name, sigma in sigmas.items():
+            started, seeded = time.time(), torch.Generator().manual_seed(0)
+            with torch.no_grad():
+                found = likelihood.estimated_bound(denoise, x_0, trained.denoiser.schedule, sigma, generator=seeded)
+            first = found.total if first is None else first
+            print(
+                f"  bound, {name:12} {found.mean:.4f} +- {found.standard_error:.4f}  "
+                f"(less fixed_small, by image: {mean_and_error(found.total - first)}; {time.time() - started:.0f} s)"
+            )
+        plain = partial(trained.denoiser, cond={"labels": labels[:100]})  # a clipped one is no smooth flow
+        seeded = torch.Generator().manual_seed(1)
+        for name, ode in {
+            "uniform": likelihood.ode_likelihood,
+            "decoder": likelihood.ode_likelihood_by_decoder,
+        }.items():
+            started = time.time()
+            bits = ode(plain, x_0[:100], trained.denoiser.schedule, generator=seeded, num_steps=50)
+            found = mean_and_error(bits - first[:100])
+            seconds = f"{time.time() - started:.0f} s"
+            print(f"  ODE, {name:14} {float(bits.mean()):.4f} (100 images; less fixed_small {found}; {seconds})")
+
+
+def check_full(path: str) -> None:
+    """The stratified estimate beside the full sum, on the same 40 images."""
+    x_0, labels = (part[:40] for part in images("test"))
+    denoiser = build.load_trained(path).denoiser
+    denoise, draw = partial(clipped(denoiser), cond={"labels": labels}), torch.Generator().manual_seed(2)
+    sigma = variance.FixedSmall()
+    with torch.no_grad():
+        found = likelihood.estimated_bound(
+            denoise, x_0, denoiser.schedule, sigma, generator=torch.Generator().manual_seed(0)
+        )
+        full = likelihood.variational_bound(
+            denoise, x_0, denoiser.schedule, sigma, lambda t: torch.randn(x_0.shape, generator=draw)
+        )
+    print(f"  full sum {float(full.total.mean()):.4f}, estimate {found.mean:.4f} +- {found.standard_error:.4f}")
+
+
+def check_importance(path: str) -> None:
+    """Var of the bound's gradient, sum over parameters, at a trained model whose times are thinned to T = 100."""
+    trained = build.load_trained(path).denoiser
+    thinned = schedule.rescaled_time(schedule.cosine(T_IMPORTANCE))
+    denoiser = Denoiser(trained.network.requires_grad_(True), thinned, trained.prediction, variance.FixedSmall())
+    loss, (x, labels) = losses.VariationalBound(weighting.V()), images("train")
+    learned = timesteps.LossSecondMoment(T_IMPORTANCE)
+    parameters, draw = list(denoiser.network.parameters()), torch.Generator().manual_seed(0)
+
+    def one(distribution) -> tuple[Tensor, Tensor, Tensor]:
+        rows = torch.randint(len(x), (BATCH,), generator=draw)
+        t, importance = distribution(torch.rand(BATCH, generator=draw), thinned)
+        noise = torch.randn(BATCH, *x.shape[1:], generator=draw)
+        total = loss(denoiser, x[rows], {"labels": labels[rows]}, t, noise).total
+        gradient = torch.autograd.grad((importance * total).mean(), parameters)
+        return torch.cat([g.flatten() for g in gradient]), t, total.detach()
+
+    with torch.no_grad():  # ten losses of each t
+        for t in torch.arange(1, T_IMPORTANCE + 1).repeat(10).split(250):
+            rows = torch.randint(len(x), (len(t),), generator=draw)
+            noise = torch.randn(len(t), *x.shape[1:], generator=draw)
+            learned.observe(t, loss(denoiser, x[rows], {"labels": labels[rows]}, t, noise).total)
+    for name, distribution in {
+        "uniform": timesteps.Uniform(),
+        "stratified": timesteps.Stratified(),
+        "loss_second_moment": learned,
+    }.items():
+        gradients = torch.stack([one(distribution)[0] for _ in range(REPEATS)])
+        spread, size = float(gradients.var(0).sum()), float(gradients.mean(0).norm())
+        print(f"  {name:20} variance {spread:.4g}, norm of the mean {size:.4g}")
+
+
+def check_classes(paths: list[str]) -> None:
+    """A support vector machine, trained on the real digits, judges 1,000 drawn with their labels."""
+    from sklearn.svm import SVC
+
+    (x, y), (x_test, y_test) = images("train"), images("test")
+    judge = SVC(gamma="scale", C=10).fit(x.flatten(1), y)
+    print(f"  real test digits: {judge.score(x_test.flatten(1), y_test):.3f}")
+    labels = torch.arange(1000) % 10
+    for path in paths:
+        trained = build.load_trained(path)
+        sampler = build.build_sampler(trained.config)
+        with torch.inference_mode():
+            for step in walk(
+                clipped(trained.denoiser),
+                sampler,
+                trained.denoiser.schedule,
+                trained.variance,
+                item_shape=(1, 8, 8),
+                seed=0,
+                indices=range(1000),
+                cond={"labels": labels},
+                device=torch.device("cpu"),
+            ):
+                last = step.x
+        print(f"  {path}: {judge.score(last.clamp(-1, 1).flatten(1), labels):.3f} ({sampler})")
+
+
+if __name__ == "__main__":
+    command, *names = sys.argv[1:] or [""]
+    checks = {"bound": check_bound, "classes": check_classes}
+    singles = {"importance": check_importance, "full": check_full}
+    if not names or command not in {**checks, **singles}:
+        raise SystemExit(__doc__)
+    checks[command](names) if command in checks else singles[command](names[0])

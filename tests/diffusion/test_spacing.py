@@ -1,0 +1,90 @@
+"""The times a sampler visits, and what a spacing or a sampler refuses on a schedule it cannot serve."""
+
+import pytest
+import torch
+from doubles import exact_gaussian
+
+from ddpm_cli.diffusion import samplers, schedule, variance
+
+LINEAR, EDM = schedule.linear(), schedule.edm()
+ZERO = schedule.zero_terminal_snr(schedule.linear())
+
+
+@pytest.mark.parametrize("noise_schedule", [LINEAR, EDM], ids=["linear", "edm"])
+@pytest.mark.parametrize("num_steps", [1, 2, 18, 100, 3000])
+@pytest.mark.parametrize("spacing", ["karras", "log_snr"])
+def test_real_spacings_fall_from_T_through_1_to_0(noise_schedule, spacing, num_steps):
+    times = noise_schedule.times(num_steps, spacing)
+    assert len(times) == num_steps + 1 and times[0] == 1000 and times[-1] == 0
+    assert (times.diff() < 0).all() and (num_steps == 1 or times[-2] == 1)
+
+
+def test_karras_is_linear_in_the_seventh_root_and_log_snr_in_the_log_snr():
+    level = LINEAR.level(LINEAR.times(20, "karras")[:-1])
+    root = (level.sigma / level.alpha) ** (1 / 7)
+    torch.testing.assert_close(root.diff(), root.diff().mean().expand(19), rtol=1e-6, atol=0)
+    for times in (LINEAR.times(20, "log_snr")[:-1], LINEAR.times(19, "log_snr_to_1")):
+        steps = LINEAR.level(times).log_snr.diff()
+        torch.testing.assert_close(steps, steps.mean().expand(19), rtol=1e-6, atol=0)
+
+
+def test_levels_without_a_trace_of_signal_are_passed_over():
+    cosine = schedule.cosine()
+    for spacing in ("karras", "log_snr"):
+        level = cosine.level(cosine.times(18, spacing)[0])
+        assert float(level.sigma / level.alpha) == pytest.approx(160)
+
+
+def test_a_list_is_taken_as_it_stands():
+    assert LINEAR.times(None, [1000, 500.5, 1, 0]).tolist() == [1000, 500.5, 1, 0]
+    assert LINEAR.times(50, [300, 20]).tolist() == [300, 20]
+
+
+@pytest.mark.parametrize("times", [[500], [500, 500, 0], [1001, 0], [500, 0.5, 0], [0, 500], [500, -1]])
+def test_a_list_that_is_no_walk_is_refused(times):
+    with pytest.raises(ValueError, match="sampler.spacing as a list must fall"):
+        LINEAR.times(None, times)
+
+
+@pytest.mark.parametrize("spacing", ["karras", "log_snr", "log_snr_to_1"])
+def test_level_spacings_refuse_an_infinite_level_in_one_line(spacing):
+    with pytest.raises(ValueError, match="sampler.spacing=trailing") as caught:
+        ZERO.times(10, spacing)
+    assert "\n" not in str(caught.value)
+
+
+def test_edms_schedule_has_karras_spacing_by_itself():
+    assert torch.equal(EDM.times(18), EDM.times(18, "karras"))
+
+
+@pytest.mark.parametrize("sampler", [samplers.Heun, samplers.DPM2, samplers.ChurnedHeun])
+def test_samplers_in_sigma_refuse_zero_terminal_snr_when_called(sampler):
+    with pytest.raises(ValueError, match="zero terminal SNR; choose sampler=ddim") as caught:
+        sampler(10, "trailing")(None, torch.zeros(1), ZERO, None, None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        samplers.Ancestral(100),
+        samplers.DDIM(100),
+        samplers.Euler(100, "trailing"),
+        samplers.DPMSolverPP(100),
+        samplers.DPMSolverPPSDE(100),
+        samplers.UniPC(100),
+        samplers.UniPC(100, order=3),
+        samplers.GradientEstimation(100),
+        samplers.DPMSolverPP(2),
+        samplers.UniPC(2),
+    ],
+    ids=repr,
+)
+def test_the_others_start_without_any_signal(sampler):
+    def noise(i):
+        return torch.randn(5000, 1, generator=torch.Generator().manual_seed(i + 1), dtype=torch.float64)
+
+    x = samplers.run(sampler(exact_gaussian(ZERO, 0.3, 0.5), noise(-1), ZERO, variance.FixedSmall(), noise))
+    assert x.isfinite().all()
+    if sampler.num_steps == 100:
+        assert abs(float(x.mean()) - 0.3) < 0.03 and abs(float(x.std()) - 0.5) < 0.05
