@@ -1,11 +1,11 @@
-"""Shared by all tests: where reference data is, and threads that sleep while they wait, as the commands have them."""
+"""Shared by all tests: where reference data is, and threads that wait as the commands have them."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # before torch is imported
 
 ROOT = Path(__file__).resolve().parent.parent
 
