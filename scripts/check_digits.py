@@ -1,17 +1,19 @@
 """Checks on trained digits models what the papers claim. Prints figures; nothing is written but samples.
 
-    python scripts/check_digits.py bound CKPT...            bits/dim of the test split: every variance, and the ODE
-    python scripts/check_digits.py full CKPT                the estimated bound beside the full sum over t
-    python scripts/check_digits.py importance CKPT          variance of the bound's gradient by distribution of t
-    python scripts/check_digits.py classes CKPT...          share of drawn digits that are read as their label
+    python scripts/check_digits.py bound CKPT... [root=DIR]     bits/dim of the test split: every variance, and the ODE
+    python scripts/check_digits.py full CKPT                    the estimated bound beside the full sum over t
+    python scripts/check_digits.py importance CKPT              variance of the bound's gradient by distribution of t
+    python scripts/check_digits.py classes CKPT...              share of drawn digits that are read as their label
 
 The checkpoints: ddpm-train run_dir=default; the same with variance=learned_range loss=hybrid, with experiment=...;
-`bound` compares the analytic variance where ddpm-analytic has measured it.
+`bound` compares the analytic variance where ddpm-analytic has measured it, and takes checkpoints of any data set;
+root=DIR names a folder of images to judge instead of the test split of the checkpoint's own data.
 """
 
 import sys
 import time
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from ddpm_cli.diffusion import likelihood, losses, schedule, timesteps, variance
 from ddpm_cli.diffusion.denoiser import Denoiser, clipped
 from ddpm_cli.generation import walk
 
-COUNT = 299  # the test split
+COUNT = 299  # images: all of the test split of digits
 T_IMPORTANCE, BATCH, REPEATS = 100, 128, 60
 
 
@@ -31,16 +33,31 @@ def images(split: str) -> tuple[Tensor, Tensor]:
     return store.to_model(store.items), store.labels
 
 
+def held_out(config: dict[str, Any], root: str | None) -> tuple[Tensor, Tensor | None]:
+    """The first images of the test split of a checkpoint's data set, or of the folder named."""
+    dataset = dict(config["dataset"])
+    if "split" in dataset:
+        dataset["split"] = "test"
+    if root:
+        dataset["root"] = root
+    store = build.build_data({**config, "dataset": dataset})
+    order = torch.randperm(len(store), generator=torch.Generator().manual_seed(0))[:COUNT].sort().values
+    labels = None if store.labels is None or config["dataset"]["num_classes"] is None else store.labels[order]
+    return store.to_model(store.items[order]), labels
+
+
 def mean_and_error(x: Tensor) -> str:
     return f"{float(x.mean()):.4f} +- {float(x.std()) / len(x) ** 0.5:.4f}"
 
 
-def check_bound(paths: list[str]) -> None:
+def check_bound(words: list[str]) -> None:
     """Bits/dim of the same test images and noise under each variance, and what each differs from fixed_small by."""
-    x_0, labels = (part[:COUNT] for part in images("test"))
-    for path in paths:
+    root = next((word.removeprefix("root=") for word in words if word.startswith("root=")), None)
+    for path in (word for word in words if not word.startswith("root=")):
         trained, content = build.load_trained(path), checkpoint.load(path)
-        denoise = partial(clipped(trained.denoiser), cond={"labels": labels})
+        x_0, labels = held_out(trained.config, root)
+        cond = None if labels is None else {"labels": labels}
+        denoise = partial(clipped(trained.denoiser), cond=cond)
         sigmas = {"fixed_small": variance.FixedSmall(), "fixed_large": variance.FixedLarge()}
         if "analytic" in content:
             sigmas["analytic"] = variance.Analytic(content["analytic"]["ema"])
@@ -57,7 +74,8 @@ def check_bound(paths: list[str]) -> None:
                 f"  bound, {name:12} {found.mean:.4f} +- {found.standard_error:.4f}  "
                 f"(less fixed_small, by image: {mean_and_error(found.total - first)}; {time.time() - started:.0f} s)"
             )
-        plain = partial(trained.denoiser, cond={"labels": labels[:100]})  # a clipped one is no smooth flow
+        few = None if labels is None else {"labels": labels[:100]}
+        plain = partial(trained.denoiser, cond=few)  # a clipped one is no smooth flow
         seeded = torch.Generator().manual_seed(1)
         for name, ode in {
             "uniform": likelihood.ode_likelihood,
