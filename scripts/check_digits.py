@@ -3,11 +3,11 @@
     python scripts/check_digits.py bound CKPT... [root=DIR]     bits/dim of the test split: every variance, and the ODE
     python scripts/check_digits.py full CKPT                    the estimated bound beside the full sum over t
     python scripts/check_digits.py importance CKPT              variance of the bound's gradient by distribution of t
-    python scripts/check_digits.py classes CKPT...              share of drawn digits that are read as their label
+    python scripts/check_digits.py classes CKPT...              share of drawn images that are read as their label
 
 The checkpoints: ddpm-train run_dir=default; the same with variance=learned_range loss=hybrid, with experiment=...;
-`bound` compares the analytic variance where ddpm-analytic has measured it, and takes checkpoints of any data set;
-root=DIR names a folder of images to judge instead of the test split of the checkpoint's own data.
+`bound` compares the analytic variance where ddpm-analytic has measured it; `bound` and `classes` take checkpoints of
+any data set, and root=DIR names a folder of images to judge instead of the test split of the checkpoint's own data.
 """
 
 import sys
@@ -33,16 +33,16 @@ def images(split: str) -> tuple[Tensor, Tensor]:
     return store.to_model(store.items), store.labels
 
 
-def held_out(config: dict[str, Any], root: str | None) -> tuple[Tensor, Tensor | None]:
-    """The first images of the test split of a checkpoint's data set, or of the folder named."""
+def split_of(config: dict[str, Any], split: str, *, most: int, root: str | None = None) -> tuple[Tensor, Tensor | None]:
+    """At most so many images of a split of a checkpoint's data set, or of the folder named, chosen at random."""
     dataset = dict(config["dataset"])
     if "split" in dataset:
-        dataset["split"] = "test"
+        dataset["split"] = split
     if root:
         dataset["root"] = root
     store = build.build_data({**config, "dataset": dataset})
-    order = torch.randperm(len(store), generator=torch.Generator().manual_seed(0))[:COUNT].sort().values
-    labels = None if store.labels is None or config["dataset"]["num_classes"] is None else store.labels[order]
+    order = torch.randperm(len(store), generator=torch.Generator().manual_seed(0))[:most].sort().values
+    labels = None if store.labels is None or dataset["num_classes"] is None else store.labels[order]
     return store.to_model(store.items[order]), labels
 
 
@@ -55,7 +55,7 @@ def check_bound(words: list[str]) -> None:
     root = next((word.removeprefix("root=") for word in words if word.startswith("root=")), None)
     for path in (word for word in words if not word.startswith("root=")):
         trained, content = build.load_trained(path), checkpoint.load(path)
-        x_0, labels = held_out(trained.config, root)
+        x_0, labels = split_of(trained.config, "test", most=COUNT, root=root)
         cond = None if labels is None else {"labels": labels}
         denoise = partial(clipped(trained.denoiser), cond=cond)
         sigmas = {"fixed_small": variance.FixedSmall(), "fixed_large": variance.FixedLarge()}
@@ -136,31 +136,54 @@ def check_importance(path: str) -> None:
         print(f"  {name:20} variance {spread:.4g}, norm of the mean {size:.4g}")
 
 
-def check_classes(paths: list[str]) -> None:
-    """A support vector machine, trained on the real digits, judges 1,000 drawn with their labels."""
+def judge_of(config: dict[str, Any]):
+    """A support vector machine, trained on at most 10,000 real images of a checkpoint's data set."""
     from sklearn.svm import SVC
 
-    (x, y), (x_test, y_test) = images("train"), images("test")
+    (x, y), (x_test, y_test) = (split_of(config, part, most=10_000) for part in ("train", "test"))
+    if y is None or y_test is None:
+        raise SystemExit("classes needs a data set with labels")
     judge = SVC(gamma="scale", C=10).fit(x.flatten(1), y)
-    print(f"  real test digits: {judge.score(x_test.flatten(1), y_test):.3f}")
-    labels = torch.arange(1000) % 10
+    print(f"  real images of the test split: {judge.score(x_test.flatten(1), y_test):.3f}")
+    return judge
+
+
+def check_classes(paths: list[str]) -> None:
+    """A support vector machine, trained on the real images, judges 1,000 drawn with their labels."""
+    judges: dict[str, Any] = {}
     for path in paths:
         trained = build.load_trained(path)
-        sampler = build.build_sampler(trained.config)
+        name = str(trained.config["dataset"]["_target_"])
+        if name not in judges:
+            judges[name] = judge_of(trained.config)
+        sampler, classes = build.build_sampler(trained.config), trained.config["dataset"]["num_classes"]
+        labels = torch.arange(1000) % classes
         with torch.inference_mode():
-            for step in walk(
-                clipped(trained.denoiser),
-                sampler,
-                trained.denoiser.schedule,
-                trained.variance,
-                item_shape=(1, 8, 8),
-                seed=0,
-                indices=range(1000),
-                cond={"labels": labels},
-                device=torch.device("cpu"),
-            ):
-                last = step.x
-        print(f"  {path}: {judge.score(last.clamp(-1, 1).flatten(1), labels):.3f} ({sampler})")
+            last = torch.cat(
+                [drawn(trained, sampler, part, labels[part.start : part.stop]) for part in parts_of(1000, 250)]
+            )
+        print(f"  {path}: {judges[name].score(last.clamp(-1, 1).flatten(1), labels):.3f} ({sampler})")
+
+
+def parts_of(count: int, size: int) -> list[range]:
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def drawn(trained, sampler, indices: range, labels: Tensor) -> Tensor:
+    steps = walk(
+        clipped(trained.denoiser),
+        sampler,
+        trained.denoiser.schedule,
+        trained.variance,
+        item_shape=build.item_shape(trained.config),
+        seed=0,
+        indices=indices,
+        cond={"labels": labels},
+        device=torch.device("cpu"),
+    )
+    for step in steps:
+        last = step.x
+    return last
 
 
 if __name__ == "__main__":
