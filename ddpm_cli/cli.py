@@ -13,6 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -38,13 +39,22 @@ from ddpm_cli.validation import near_option
 
 # What was typed, for the jobs of this process: a resumed run also hears the overrides it remembers.
 _typed: list[str] | None = None
+_sweep: Path | None = None  # the folder of the sweep in progress
 
 Body = Callable[[dict[str, Any], Context], Any]
 
 
+class SweepFolder(Callback):
+    """Notes a sweep's folder where its jobs are started from: they may run in processes of their own."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        global _sweep
+        _sweep = Path(str(config.hydra.sweep.dir)).absolute()
+
+
 def run(command: str, task: Callable[[], Any]) -> None:
     """A console script: run the Hydra application `task` on sys.argv and exit with the code its end calls for."""
-    global _typed
+    global _typed, _sweep
     environ, argv = dict(os.environ), list(sys.argv)
     # GNU OpenMP's threads otherwise spin for milliseconds while they wait: beside another busy process that makes
     # training 10 times slower. Some 20 microseconds bridge the gaps between operators; to sleep at once costs a third.
@@ -65,7 +75,7 @@ def run(command: str, task: Callable[[], Any]) -> None:
     except Exception as error:
         code = report(error, command)
     finally:
-        _typed, sys.argv[:] = None, argv
+        _typed, _sweep, sys.argv[:] = None, None, argv
         logging.raiseExceptions = raising
         os.environ.clear()
         os.environ.update(environ)
@@ -93,6 +103,10 @@ def _run(command: str, task: Callable[[], Any]) -> int:
     try:
         with without_hydras_word_on_failed_jobs():
             task()
+        _tell_sweep()
+    except JobFailed:
+        _tell_sweep()
+        raise
     except (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError) as error:
         if isinstance(error, UserError):
             raise
@@ -106,6 +120,12 @@ def _run(command: str, task: Callable[[], Any]) -> int:
         raise (UserError if typed else WorldError)(f"cannot write to {error.filename}: {error.strerror}") from error
     sys.stdout.flush()
     return 0
+
+
+def _tell_sweep() -> None:
+    """The sweep's folder, behind those of its jobs."""
+    if _sweep is not None and _sweep.is_dir() and rank_of(os.environ) == 0:
+        print(_sweep, flush=True)
 
 
 def _prepared(line: Line) -> list[str]:
