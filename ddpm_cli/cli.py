@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ddpm_cli import __version__
 from ddpm_cli.argv import quiet_rank, rank_of, with_quoted_paths
 from ddpm_cli.config import Composer, Context, as_typed, refusal
+from ddpm_cli.durations import command_began
 from ddpm_cli.ending import ending_on_signals
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.preflight import Line, checked, prepared
@@ -40,6 +42,7 @@ from ddpm_cli.validation import near_option
 # What was typed, for the jobs of this process: a resumed run also hears the overrides it remembers.
 _typed: list[str] | None = None
 _sweep: Path | None = None  # the folder of the sweep in progress
+_began: float | None = None  # when this command did
 
 Body = Callable[[dict[str, Any], Context], Any]
 
@@ -54,7 +57,8 @@ class SweepFolder(Callback):
 
 def run(command: str, task: Callable[[], Any]) -> None:
     """A console script: run the Hydra application `task` on sys.argv and exit with the code its end calls for."""
-    global _typed, _sweep
+    global _typed, _sweep, _began
+    _began = command_began()
     environ, argv = dict(os.environ), list(sys.argv)
     # GNU OpenMP's threads otherwise spin for milliseconds while they wait: beside another busy process that makes
     # training 10 times slower. Some 20 microseconds bridge the gaps between operators; to sleep at once costs a third.
@@ -75,7 +79,7 @@ def run(command: str, task: Callable[[], Any]) -> None:
     except Exception as error:
         code = report(error, command)
     finally:
-        _typed, _sweep, sys.argv[:] = None, None, argv
+        _typed, _sweep, _began, sys.argv[:] = None, None, None, argv
         logging.raiseExceptions = raising
         os.environ.clear()
         os.environ.update(environ)
@@ -203,6 +207,7 @@ def _context(command: str, multirun: bool) -> Context:
         overrides=remembered if multirun or _typed is None else [o for o in _typed if not o.startswith("hydra")],
         multirun=multirun,
         job_num=hydra_cfg.job.num if multirun else 0,
+        began=time.monotonic() if multirun or _began is None else _began,
         choices={str(key): option for key, option in hydra_cfg.runtime.choices.items() if "hydra/" not in str(key)},
     )
 
