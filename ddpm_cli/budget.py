@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ddpm_cli import checkpoint
-from ddpm_cli.config import Context
+from ddpm_cli.config import Context, check_budget
 from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.durations import seconds_of
 from ddpm_cli.errors import UserError
@@ -66,6 +66,7 @@ def planned(
     What is chosen are plain values of the configuration, as if they had been typed; what was typed stays. UserError if
     the budget is too short.
     """
+    check_budget(cfg, context.overrides)  # a sweeper may have set either
     budget = seconds_of(cfg["budget"])
     clock = lambda: time.monotonic() - context.began  # noqa: E731
     reserve = _END + _MARGIN * budget

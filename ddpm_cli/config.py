@@ -62,6 +62,12 @@ def typed_keys(overrides: Sequence[str]) -> list[str]:
     return keys
 
 
+def check_budget(config: Mapping[str, Any], typed: Sequence[str]) -> None:
+    """Refuse a budget beside a typed number of steps; one out of a file gives way to it."""
+    if config.get("budget") is not None and "training.num_steps" in typed_keys(typed):
+        raise UserError(f"budget={config['budget']} sets training.num_steps: type one of the two, not both")
+
+
 def as_typed(overrides: Any) -> list[str]:
     """Hydra's record of overrides as text; iterating over it would resolve the interpolations in it."""
     texts = OmegaConf.to_container(overrides, resolve=False)

@@ -351,6 +351,7 @@ def test_a_sweep_has_a_folder_for_each_job_and_ends_with_its_own(command, build,
     assert out.splitlines() == [*folders, str(workplace / "sweep")]
     assert [config["run_dir"] for config, _ in build.calls] == folders
     assert [context.job_num for _, context in build.calls] == [0, 1]
+    assert build.calls[0][1].began < build.calls[1][1].began  # each job has a budget of its own
 
 
 def test_a_failing_job_tells_at_once_and_the_others_go_on(command, build):
