@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -20,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ddpm_cli import __version__
 from ddpm_cli.argv import quiet_rank, rank_of, with_quoted_paths
 from ddpm_cli.config import Composer, Context, as_typed, refusal
+from ddpm_cli.durations import command_began
 from ddpm_cli.ending import ending_on_signals
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.preflight import Line, checked, prepared
@@ -38,13 +41,24 @@ from ddpm_cli.validation import near_option
 
 # What was typed, for the jobs of this process: a resumed run also hears the overrides it remembers.
 _typed: list[str] | None = None
+_sweep: Path | None = None  # the folder of the sweep in progress
+_began: float | None = None  # when this command did
 
 Body = Callable[[dict[str, Any], Context], Any]
 
 
+class SweepFolder(Callback):
+    """Notes a sweep's folder where its jobs are started from: they may run in processes of their own."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        global _sweep
+        _sweep = Path(str(config.hydra.sweep.dir)).absolute()
+
+
 def run(command: str, task: Callable[[], Any]) -> None:
     """A console script: run the Hydra application `task` on sys.argv and exit with the code its end calls for."""
-    global _typed
+    global _typed, _sweep, _began
+    _began = command_began()
     environ, argv = dict(os.environ), list(sys.argv)
     # GNU OpenMP's threads otherwise spin for milliseconds while they wait: beside another busy process that makes
     # training 10 times slower. Some 20 microseconds bridge the gaps between operators; to sleep at once costs a third.
@@ -65,7 +79,7 @@ def run(command: str, task: Callable[[], Any]) -> None:
     except Exception as error:
         code = report(error, command)
     finally:
-        _typed, sys.argv[:] = None, argv
+        _typed, _sweep, _began, sys.argv[:] = None, None, None, argv
         logging.raiseExceptions = raising
         os.environ.clear()
         os.environ.update(environ)
@@ -93,6 +107,10 @@ def _run(command: str, task: Callable[[], Any]) -> int:
     try:
         with without_hydras_word_on_failed_jobs():
             task()
+        _tell_sweep()
+    except JobFailed:
+        _tell_sweep()
+        raise
     except (HydraException, OmegaConfBaseException, ValueError, TypeError, AssertionError) as error:
         if isinstance(error, UserError):
             raise
@@ -106,6 +124,12 @@ def _run(command: str, task: Callable[[], Any]) -> int:
         raise (UserError if typed else WorldError)(f"cannot write to {error.filename}: {error.strerror}") from error
     sys.stdout.flush()
     return 0
+
+
+def _tell_sweep() -> None:
+    """The sweep's folder, behind those of its jobs."""
+    if _sweep is not None and _sweep.is_dir() and rank_of(os.environ) == 0:
+        print(_sweep, flush=True)
 
 
 def _prepared(line: Line) -> list[str]:
@@ -183,6 +207,7 @@ def _context(command: str, multirun: bool) -> Context:
         overrides=remembered if multirun or _typed is None else [o for o in _typed if not o.startswith("hydra")],
         multirun=multirun,
         job_num=hydra_cfg.job.num if multirun else 0,
+        began=time.monotonic() if multirun or _began is None else _began,
         choices={str(key): option for key, option in hydra_cfg.runtime.choices.items() if "hydra/" not in str(key)},
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ddpm_cli.errors import UserError
 from ddpm_cli.primary import config_dir, knobs_text, options_text, primary_groups
 from ddpm_cli.run_dir import OUTPUTS, run_folder
-from ddpm_cli.validation import MISSING, shown
+from ddpm_cli.validation import MISSING, dotted_keys, shown
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,34 @@ class Context:
     multirun: bool = False
     job_num: int = 0
     choices: dict[str, str | None] = field(default_factory=dict)  # group -> option
+    began: float = field(default_factory=time.monotonic)  # when what a budget counts began: the process, or the job
 
     @property
     def typed_keys(self) -> list[str]:
         """The keys that were typed; a group's name for a choice."""
-        return [key_of(override) for override in self.overrides]
+        return typed_keys(self.overrides)
 
 
 def key_of(override: str) -> str:
     """The key of an override such as `seed=1`, `+seed=1` or `~seed`."""
     return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def typed_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys of overrides, those inside a typed dictionary (`training={num_steps: 9}`) included."""
+    keys = []
+    for text in overrides:
+        keys.append(key_of(text))
+        if "={" in text:
+            value = parse_override(text).value()
+            keys += [f"{key_of(text)}.{key}" for key in dotted_keys(value)] if isinstance(value, dict) else []
+    return keys
+
+
+def check_budget(config: Mapping[str, Any], typed: Sequence[str]) -> None:
+    """Refuse a budget beside a typed number of steps; one out of a file gives way to it."""
+    if config.get("budget") is not None and "training.num_steps" in typed_keys(typed):
+        raise UserError(f"budget={config['budget']} sets training.num_steps: type one of the two, not both")
 
 
 def as_typed(overrides: Any) -> list[str]:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_cli import build, runtime
+from ddpm_cli.durations import seconds_of
 from ddpm_cli.making import name_of
 
 
@@ -52,7 +53,7 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
     flops = forward_flops(denoiser.network, shape)
     machine, training, optimizer = choose_machine(cfg, flops), cfg["training"], cfg["optimizer"]
     groups = ("dataset", "schedule", "model", "prediction", "variance", "weighting", "timesteps", "loss", "sampler")
-    return {
+    known = {
         **{group: name_of(cfg[group]) for group in groups},
         "num_timesteps": denoiser.schedule.num_timesteps,
         "item_shape": "x".join(map(str, shape)),
@@ -75,3 +76,11 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
         "precision": machine.precision,
         "compile": machine.compile,
     }
+    return {**known, **_budget(cfg["budget"])} if cfg.get("budget") is not None else known
+
+
+def _budget(budget: str) -> dict[str, str]:
+    """What is not known before a budget's run has measured its speed."""
+    fitted = dict.fromkeys(("warmup_steps", "lr_decay", "ema_decay"), "fitted to num_steps unless typed")
+    measured = dict.fromkeys(("num_steps", "images_seen"), "measured when the run starts")
+    return {**fitted, **measured, "budget": f"{seconds_of(budget):g} s"}

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from ddpm_cli.config import Composer, as_typed, key_of, parse_override, plain, refusal
+from ddpm_cli.config import Composer, as_typed, check_budget, key_of, parse_override, plain, refusal
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.overrides import check_group, check_key, is_choice, jobs
 from ddpm_cli.primary import primary_groups, primary_keys
@@ -56,6 +56,8 @@ def prepared(line: Line, *, first: bool = True) -> list[str]:
     sweep = _is_sweep(line, composer, parsed)
     for job in jobs(parsed) if sweep else [overrides]:
         cfg, config = _checked_job(job, composer, complete=not showing and (run is None))
+        if run is None:
+            check_budget(config, line.overrides)
     if first and not showing:
         _check_files(line, cfg, config, sweep, resuming=run is not None)
     if run is not None and not showing:

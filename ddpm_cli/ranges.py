@@ -5,6 +5,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ddpm_cli.durations import EXAMPLES, seconds_of
 from ddpm_cli.rules import ANYTHING, Rule, either, list_of, matching, nullable, one_of, real, refuse, whole
 
 FLAG = one_of(True, False)
@@ -28,6 +29,7 @@ PATH = Rule(
 )
 PACKAGE = matching("the name of a package", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 LABEL = whole(0, 10**6)
+DURATION = Rule(f"a time with its unit, such as {EXAMPLES}", lambda value: value if seconds_of(value) else refuse())
 DEVICE = replace(matching("one of auto, cpu, cuda, cuda:N, mps", r"auto|cpu|cuda(:\d{1,3})?|mps"), example="cpu")
 
 # The first match counts. Knobs whose default is null are nullable without saying so.
@@ -41,6 +43,7 @@ TABLE: dict[str, Rule] = {
     "out_dir": PATH,
     "resume": PATH,
     "init": PATH,
+    "budget": DURATION,
     "ckpt": PATH,
     "trust": list_of(PACKAGE),
     "training.num_steps": COUNT,

@@ -30,6 +30,13 @@ def merge(stored: Config, composed: Config, typed: list[str]) -> Config:
                 _refuse_change(group, _facts(composed.get(group)), _facts(stored.get(group)), key)
         elif path[0] == "hydra" or key in INVOCATION_KEYS:
             continue
+        elif key == "budget":
+            if composed["budget"] != stored.get("budget"):
+                raise UserError(
+                    f"{override}: a budget is for the beginning of a run, and this one has its num_steps="
+                    f"{stored['training']['num_steps']}; leave it out, or type training.num_steps or training.stop_at"
+                )
+            merged["budget"] = composed["budget"]
         elif path[0] in FIXED and not (path[0] == "dataset" and path[-1] in _WHERE):
             _refuse_change(key, _facts(_get(composed, path, override)), _facts(_get(stored, path, override)), key)
         else:

@@ -1,5 +1,6 @@
 """A run's folder: its files by name, its checkpoints rotated, its lock, its result."""
 
+import contextlib
 import csv
 import errno
 import fcntl
@@ -40,6 +41,7 @@ class RunDir:
             if not again or not run.checkpoints.is_dir() or any(run.checkpoints.glob("*.pt")):
                 run.close()
                 raise _cannot_create(path, error) from None
+            _unlink(path / "config.yaml")  # of a run that may have been another
         run._prepare()
         return run
 
@@ -56,6 +58,12 @@ class RunDir:
         for folder in (self.path, self.checkpoints, self.samples):
             for stale in folder.glob(".*.tmp"):
                 _unlink(stale)
+
+    def release(self) -> None:
+        """Lets another run have the folder: this one has not begun."""
+        for folder in (self.checkpoints, self.samples):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def close(self) -> None:
         os.close(self._lock)

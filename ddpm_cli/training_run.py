@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 
-from ddpm_cli import __version__, build, checkpoint, plan, resume, runtime
+from ddpm_cli import __version__, budget, build, checkpoint, plan, resume, runtime
 from ddpm_cli.config import Context
 from ddpm_cli.data.store import Store
 from ddpm_cli.errors import UserError
@@ -91,14 +91,16 @@ def _train(cfg: dict[str, Any], context: Context, run: RunDir, past: Past | None
     if machine.compile:
         denoiser.network.compile()
     trainer = _fitted(build.build_trainer(cfg, denoiser, store, machine.device, loss, timesteps), state, cfg, content)
+    averaged = build.ema_denoiser(denoiser, state)
+    preview = preview_of(cfg, averaged, store.item_shape, machine.device)
+    if cfg["budget"] is not None and past is None:
+        cfg, trainer = budget.planned(cfg, context, run, trainer, state, preview, averaged)
     run.write_config(yaml.safe_dump(cfg, sort_keys=False))
     keeping = Checkpoints(run, _header(cfg, machine, trainer, store), cfg["training"]["keep_checkpoints"], trainer)
     _announce(cfg, run, state, store, machine)
     cadence = _cadence(cfg)
     with Signals() as signals, Journal(run.path, state.step, cadence.num_steps) as journal:
         journal.text("config", f"```yaml\n{yaml.safe_dump(cfg, sort_keys=False)}\n```")
-        averaged = build.ema_denoiser(denoiser, state)
-        preview = preview_of(cfg, averaged, store.item_shape, machine.device)
         sample = Sampler(run, journal, averaged, preview, signals)
         interrupted = lambda: bool(signals)  # noqa: E731
         keeper = Keeper(sample, keeping.save, keeping.reload, keeping.dump, keeping.newest, interrupted)

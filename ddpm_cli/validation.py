@@ -152,6 +152,11 @@ def _at_most(small: str, large: str, remedy: str = "") -> Any:
     return check
 
 
+def _stop_at_is_in_the_run(knob: _Knobs) -> str | None:
+    check = _at_most("training.stop_at", "training.num_steps")
+    return None if knob("budget", str) else check(knob)  # num_steps is not known yet
+
+
 def _nesterov_needs_momentum(knob: _Knobs) -> str | None:
     if not knob("optimizer.nesterov", bool) or knob("optimizer.momentum") != 0:
         return None
@@ -167,7 +172,7 @@ def _attention_is_in_a_level(knob: _Knobs) -> str | None:
 
 CROSS_CHECKS = [
     _at_most("training.micro_batch_size", "training.batch_size"),
-    _at_most("training.stop_at", "training.num_steps"),
+    _stop_at_is_in_the_run,
     _at_most("devices", "training.batch_size", ": each device needs an image"),
     _at_most("schedule.beta_start", "schedule.beta_end"),
     _at_most("schedule.sigma_min", "schedule.sigma_max"),

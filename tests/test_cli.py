@@ -344,12 +344,14 @@ def test_a_rank_beside_the_first_writes_nothing(command, build, workplace, monke
 # Sweeps
 
 
-def test_a_sweep_has_a_folder_for_each_job(command, build, workplace):
+def test_a_sweep_has_a_folder_for_each_job_and_ends_with_its_own(command, build, workplace):
     code, out, err = command("train", "-m", "seed=1,2", "run_dir=sweep")
     assert code == 0, err
-    assert out.splitlines() == [str(workplace / "sweep/0"), str(workplace / "sweep/1")]
-    assert [config["run_dir"] for config, _ in build.calls] == out.splitlines()
+    folders = [str(workplace / "sweep/0"), str(workplace / "sweep/1")]
+    assert out.splitlines() == [*folders, str(workplace / "sweep")]
+    assert [config["run_dir"] for config, _ in build.calls] == folders
     assert [context.job_num for _, context in build.calls] == [0, 1]
+    assert build.calls[0][1].began < build.calls[1][1].began  # each job has a budget of its own
 
 
 def test_a_failing_job_tells_at_once_and_the_others_go_on(command, build):
@@ -357,7 +359,8 @@ def test_a_failing_job_tells_at_once_and_the_others_go_on(command, build):
     code, out, err = command("train", "-m", "seed=1,2,3,4")
     assert code == 3
     assert [config["seed"] for config, _ in build.calls] == [1, 2, 3, 4]
-    assert len(out.splitlines()) == 2
+    folders = [str(context.run_dir) for _, context in build.calls]
+    assert out.splitlines() == [folders[0], folders[3], str(Path(folders[0]).parent)]
     assert err.index("error: the disk is full") < err.index("seed=4")
     assert err.splitlines()[-1] == "error: a job of the sweep failed: job 1 failed: the disk is full"
     assert "Error executing job" not in err

@@ -119,6 +119,7 @@ def test_a_sweep_has_a_folder_a_job_and_one_summary(place):
         "run_dir=sweep", "training.sample_every=0", cwd=place, check=False,
     )  # fmt: skip
     assert done.returncode == 3 and done.stderr.count("error: ") >= 2, done.stderr
+    assert done.stdout.splitlines()[-1] == str(place / "sweep")  # not that of the last job
     with open(place / "sweep" / "summary.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(r["schedule"], r["optimizer.lr"]) for r in rows] == [

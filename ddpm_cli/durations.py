@@ -1,0 +1,36 @@
+"""Lengths of time as they are typed (`90s`, `10m`, `1h30m`), and when this command began."""
+
+import os
+import re
+import sys
+import time
+
+EXAMPLES = "90s, 10m, 2h or 1h30m"
+_UNITS = {"h": 3600, "m": 60, "s": 1}
+_PATTERN = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _UNITS))
+
+
+def seconds_of(text: object) -> float:
+    """Seconds in a duration above zero; ValueError for a bare number: who typed it knows its unit, we do not."""
+    match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
+    total = sum(float(n) * size for n, size in zip(match.groups("0"), _UNITS.values(), strict=True)) if match else 0.0
+    if not 0 < total < 1e9:
+        raise ValueError(f"expected a duration such as {EXAMPLES}, got {text!r}")
+    return total
+
+
+def command_began() -> float:
+    """The time.monotonic() at which this command began: when its process did, or now where a process that has worked
+    before (a notebook, a test) starts another."""
+    now = time.monotonic()
+    return now if "torch" in sys.modules else now - _process_age()
+
+
+def _process_age() -> float:
+    """Seconds since this process was started; 0 where the system does not say."""
+    try:
+        with open("/proc/self/stat", encoding="utf-8") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])  # starttime, counted from the boot
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
