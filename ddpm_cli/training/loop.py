@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from ddpm_cli.errors import WorldError
+from ddpm_cli.runtime import is_out_of_memory
 from ddpm_cli.training.journal import Journal
-from ddpm_cli.training.memory import is_out_of_memory, out_of_memory
+from ddpm_cli.training.memory import out_of_memory
 from ddpm_cli.training.meter import Meter
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import Trainer
@@ -200,6 +201,7 @@ class Loop:
         dump = self.keeper.dump(found.step, found.t, found.total)
         self.skipped.add(found.step)
         self.load_progress(self.keeper.reload(self.state))
+        self.trainer.ranks.share(self.state)
         self.saved, self.watch = self.state.step, Watch(self.state)
         self.journal.rewind(self.state.step)
         log.warning(
