@@ -28,7 +28,7 @@ from ddpm_cli.runtime import Signals
 from ddpm_cli.training.ranks import SINGLE, Group, Single
 
 log = logging.getLogger("ddpm_cli")
-PLAN, READY, FINGERPRINT = "plan", "ready", "fingerprint"  # keys of the store
+PLAN, READY, FINGERPRINT, FAILED = "plan", "ready", "fingerprint", "failed"  # keys of the store
 _GRACE = 5.0  # seconds: for a rank to end when told so, and for this process to see that one has died
 
 
@@ -116,6 +116,8 @@ class Fleet:
         self._store.set(PLAN, json.dumps({"config": yaml.safe_dump({**cfg, **chosen}), "micro_batch_size": micro}))
         while not self._store.check([f"{READY}/{rank}" for rank in range(1, self.count)]):
             self.check()
+            if self._store.check([FAILED]):
+                raise WorldError(self._store.get(FAILED).decode())
             time.sleep(0.02)
         if machine.device.type == "cuda":
             torch.cuda.set_device(machine.device)

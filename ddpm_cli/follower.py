@@ -21,7 +21,7 @@ from ddpm_cli import build, runtime
 from ddpm_cli.argv import Place
 from ddpm_cli.assembly import assembled, fitted
 from ddpm_cli.errors import WorldError
-from ddpm_cli.fleet import FINGERPRINT, PLAN, READY, launchers_store
+from ddpm_cli.fleet import FAILED, FINGERPRINT, PLAN, READY, launchers_store
 from ddpm_cli.training.ranks import GivenUp, Group
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import Batch, Trainer
@@ -53,7 +53,11 @@ def _follow(place: Place, store: dist.Store) -> None:
         cfg["device"] = f"cuda:{place.local % max(1, torch.cuda.device_count())}"
         torch.cuda.set_device(cfg["device"])
     group = Group(place.rank, place.world, store, lambda: WorldError("rank 0 is gone"))
-    trainer, state = _built(cfg, group, store)
+    try:
+        trainer, state = _built(cfg, group, store)
+    except Exception as error:
+        store.set(FAILED, f"rank {place.rank} could not start ({type(error).__name__}: {str(error)[:200]})")
+        raise
     store.set(f"{READY}/{place.rank}", "1")
     group.connect(next(state.network.parameters()).device)
     trainer = fitted(trainer, state, cfg, plan["micro_batch_size"])
@@ -69,7 +73,7 @@ def _built(cfg: dict, group: Group, store: dist.Store) -> tuple[Trainer, TrainSt
     runtime.choose_determinism(cfg["deterministic"])
     data = build.build_data(cfg)
     if data.fingerprint != store.get(FINGERPRINT).decode():
-        raise WorldError(f"rank {group.rank} has another data set than rank 0")
+        raise WorldError("it found another data set than rank 0")
     denoiser, machine, loss, timesteps, state = assembled(cfg, data, None)
     if machine.compile:
         denoiser.network.compile()

@@ -44,7 +44,7 @@ def choose_devices(wanted: int | str, name: str, batch_size: int) -> int:
     if count == 1:
         return 1
     if ":" in name or device.type not in ("cuda", "cpu"):
-        raise UserError(f"devices={count}: device={name} is one device; use device=cuda, device=cpu or devices=1")
+        raise UserError(f"devices={count}: device={device} is one device; use device=cuda, device=cpu or devices=1")
     if device.type == "cuda" and count > there:
         raise UserError(f"devices={count}: only {there} CUDA device(s) found; use devices=1 or devices=auto")
     return count

@@ -160,9 +160,8 @@ class Loop:
             if not is_out_of_memory(error):
                 raise
             s = self.trainer.settings
-            raise out_of_memory(
-                self.state.step, s.batch_size, s.micro_batch_size, self.keeper.newest(), error
-            ) from error
+            micro = min(s.micro_batch_size, -(-s.batch_size // self.trainer.ranks.world))
+            raise out_of_memory(self.state.step, s.batch_size, micro, self.keeper.newest(), error) from error
 
     def _after_step(self) -> None:
         step, cadence = self.state.step, self.cadence
