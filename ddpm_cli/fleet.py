@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -41,6 +42,8 @@ def check_launched(place: Place | None, cfg: dict[str, Any], context: Context) -
     if "devices" in context.typed_keys and cfg["devices"] not in (1, "auto", place.world):
         found = f"{place.launcher} started {place.world} ranks"
         raise UserError(f"devices={cfg['devices']}: {found}; leave devices out")
+    if ":" in cfg["device"]:
+        raise UserError(f"device={cfg['device']} is one device, and {place.launcher} started {place.world} ranks")
     if place.world > cfg["training"]["batch_size"]:
         size = cfg["training"]["batch_size"]
         raise UserError(f"{place.launcher} started {place.world} ranks, more than training.batch_size={size}")
@@ -49,11 +52,18 @@ def check_launched(place: Place | None, cfg: dict[str, Any], context: Context) -
 def launchers_store(place: Place) -> dist.Store:
     """Where ranks that a launcher started meet."""
     if place.launcher == "srun":
-        os.environ.setdefault("MASTER_ADDR", os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
-        os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20000))
+        job, step = (int(os.environ.get(f"SLURM_{key}_ID", "0")) for key in ("JOB", "STEP"))
+        os.environ.setdefault("MASTER_ADDR", first_node(os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")))
+        os.environ.setdefault("MASTER_PORT", str(20000 + (31 * job + step) % 20000))
     store, _, _ = next(dist.rendezvous("env://", place.rank, place.world, timeout=timedelta(minutes=10)))
     store.set_timeout(timedelta(days=7))  # rank 0 may have a data set to prepare
     return dist.PrefixStore("ddpm", store)
+
+
+def first_node(nodes: str) -> str:
+    """The first name of SLURM's `gpu[03-05,9],login`: where rank 0 is."""
+    name = re.match(r"([^\[,]*)(?:\[(\d+))?", nodes)
+    return f"{name[1]}{name[2] or ''}" if name else nodes
 
 
 class Fleet:
@@ -70,12 +80,12 @@ class Fleet:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._left.set()
         healthy = self.group is not None and not self.group.broken
         if healthy and self.group is not None:
             with contextlib.suppress(WorldError):
                 self.group.stop()
-        elif self.place is not None and self._store is not None and self.group is None:
+        self._left.set()
+        if self.place is not None and self._store is not None and self.group is None:
             self._store.set(PLAN, json.dumps({"failed": 2 if isinstance(error, UserError) else 3}))
         self._end_children(_GRACE if healthy else 0.0)
         if dist.is_initialized() and (healthy or not torch.cuda.is_initialized()):
@@ -159,8 +169,8 @@ class Fleet:
         while not self._left.wait(0.5):
             if all(child.poll() is None for child, _ in self._children):
                 continue
-            if self._left.wait(_GRACE) or (self.group is not None and not self._stuck()):
-                return
+            if self._left.wait(_GRACE) or not self._stuck():
+                return  # the next collective or look at the ranks will tell
             print(f"error: {self._lost()}", file=sys.stderr, flush=True)
             self._end_children(0.0)
             os._exit(3)

@@ -45,7 +45,10 @@ def choose_machine(cfg: dict[str, Any], flops_per_image: int, precision: str | N
 
 
 def choose_devices(cfg: dict[str, Any]) -> int:
-    """How many ranks this process is to be the first of, if no launcher started them."""
+    """How many ranks share each batch: as many as a launcher started, else as many as the configuration asks for."""
+    place = place_of(os.environ)
+    if place is not None:
+        return place.world
     return runtime.choose_devices(cfg.get("devices", 1), cfg["device"], cfg["training"]["batch_size"])
 
 
@@ -79,7 +82,7 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
         "num_steps": training["num_steps"],
         "images_seen": training["num_steps"] * training["batch_size"],
         "device": str(machine.device),
-        "devices": place.world if (place := place_of(os.environ)) else choose_devices(cfg),
+        "devices": choose_devices(cfg),
         "precision": machine.precision,
         "compile": machine.compile,
     }

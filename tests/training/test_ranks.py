@@ -116,8 +116,8 @@ def results():
     """name -> (metrics, state, what the other rank's state hashes to), and the least number of both ranks."""
     threads = torch.get_num_threads()
     store, group_of = connected(0, 0)
-    code = f"import sys; sys.path[:] = {sys.path!r}; from training.test_ranks import second_rank; second_rank({store.port})"
-    other = subprocess.Popen([sys.executable, "-c", code])
+    code = f"import sys; sys.path[:] = {sys.path!r}; from training.test_ranks import second_rank"
+    other = subprocess.Popen([sys.executable, "-c", f"{code}; second_rank({store.port})"])
     try:
         store.set("go", "1")
         group = group_of()
