@@ -24,6 +24,7 @@ UNEVEN = {"batch_size": 5, "micro_batch_size": 2}
 SCENARIOS: dict[str, dict] = {
     "whole": {},
     "uneven": UNEVEN,
+    "dropout": {"dropout": 0.3, "micro_batch_size": 3},  # the same micro-batches on one rank and on two
     "loss_second_moment": {**UNEVEN, "timesteps": True},
     "uncertainty": {"weighting": True, "max_grad_norm": 0.1},
     "not finite": {"fault": "nan"},
@@ -144,7 +145,7 @@ def results():
     return found
 
 
-@pytest.mark.parametrize("name", ["whole", "uneven", "loss_second_moment", "uncertainty"])
+@pytest.mark.parametrize("name", ["whole", "uneven", "dropout", "loss_second_moment", "uncertainty"])
 def test_two_ranks_make_the_steps_of_one(results, name):
     made, state, _ = results[name]
     trainer, alone = built(name)
