@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 _PATH_KEY = re.compile(
     r"(\+{0,2}(?:ckpt|resume|run_dir|out_dir|init|[\w.]+\.(?:root|cache|guide_ckpt)|edit\.(?:image|mask|to)))=(.+)",
@@ -27,10 +28,37 @@ def _quoted(argument: str, sweep: bool) -> str:
     return f"{key}='{value}'"
 
 
+@dataclass(frozen=True)
+class Place:
+    """A process among those that a launcher started; `local` counts those of its machine."""
+
+    rank: int
+    world: int
+    local: int
+    launcher: str
+
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+_NO_STEP = 0xFFFFFFF0  # from here on a step's number stands for a batch script or a shell, which srun did not start
+
+
+def place_of(environ: Mapping[str, str]) -> Place | None:
+    """This process's place among those that torchrun or srun started with the same command line; None if alone."""
+    environ = {**environ, "SLURM_STEP_NUM_TASKS": environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", ""))}
+    step = environ.get("SLURM_STEP_ID", "")
+    by_srun = step.isdecimal() and int(step) < _NO_STEP
+    for launcher, keys, there in (("torchrun", _TORCHRUN, True), ("srun", _SRUN, by_srun)):
+        rank, world, local = (environ.get(key, "") for key in keys)
+        if there and rank.isdecimal() and world.isdecimal() and int(rank) < int(world) > 1:
+            return Place(int(rank), int(world), int(local) if local.isdecimal() else 0, launcher)
+    return None
+
+
 def rank_of(environ: Mapping[str, str]) -> int:
-    """This process's rank among those that a launcher (torchrun, srun) started with the same command line."""
-    rank = environ.get("RANK") or environ.get("SLURM_PROCID") or "0"
-    return int(rank) if rank.isdecimal() else 0
+    """This process's rank, 0 if it is alone."""
+    place = place_of(environ)
+    return place.rank if place else 0
 
 
 def quiet_rank(overrides: Sequence[str]) -> list[str]:

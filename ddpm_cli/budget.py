@@ -82,11 +82,18 @@ def planned(
     )  # fmt: skip
     chosen = adapted({**cfg, "training": training}, context.typed_keys)
     log.info("as if typed: %s", " ".join(_differences(cfg, chosen)))
+    trainer.ranks.adopt({key: chosen[key] for key in ("training", "optimizer", "ema")})
+    trainer.ranks.share(state)  # the other ranks made the steps that were timed
+    return chosen, fitted_to(chosen, trainer, state)
+
+
+def fitted_to(chosen: Config, trainer: Trainer, state: TrainState) -> Trainer:
+    """The trainer, and the state's averages, with the num_steps, warm-up and decays that were chosen."""
     for ema in state.emas.values():
         ema.decay = chosen["ema"]["decay"]
     optimizer = {key: chosen["optimizer"][key] for key in ("warmup_steps", "decay")}
-    settings = replace(trainer.settings, num_steps=training["num_steps"], **optimizer)
-    return chosen, replace(trainer, settings=settings)
+    settings = replace(trainer.settings, num_steps=chosen["training"]["num_steps"], **optimizer)
+    return replace(trainer, settings=settings)
 
 
 def measured(

@@ -1,6 +1,7 @@
 """The run's side of the training loop: its checkpoints and previews, and what a failed step was made of."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from ddpm_cli.pictures import save_png
 from ddpm_cli.preview import Preview, grid_of, strip_of
 from ddpm_cli.run_dir import checkpoints, latest_checkpoint
 from ddpm_cli.run_files import RunDir
-from ddpm_cli.runtime import Signals
 from ddpm_cli.training.journal import Journal
 from ddpm_cli.training.loop import Interrupted
 from ddpm_cli.training.state import TrainState
@@ -32,7 +32,7 @@ class Sampler:
     journal: Journal
     denoiser: Denoiser  # of the averaged weights
     preview: Preview
-    signals: Signals
+    interrupted: Callable[[], bool]
 
     def __call__(self, state: TrainState) -> None:
         # A preview may take longer than a process that was told to end is given.
@@ -51,7 +51,7 @@ class Sampler:
         self.journal.picture("samples/from_noise_to_image", strip_of(strip), state.step)
 
     def _unless_interrupted(self, *_: Any) -> None:
-        if self.signals:
+        if self.interrupted():
             raise Interrupted
 
 

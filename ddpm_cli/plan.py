@@ -1,5 +1,6 @@
 """What a configuration amounts to before anything is done: parameters, cost, device, format."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_cli import build, runtime
+from ddpm_cli.argv import place_of
 from ddpm_cli.durations import seconds_of
 from ddpm_cli.making import name_of
 
@@ -43,6 +45,14 @@ def choose_machine(cfg: dict[str, Any], flops_per_image: int, precision: str | N
     )
 
 
+def choose_devices(cfg: dict[str, Any]) -> int:
+    """How many ranks share each batch: as many as a launcher started, else as many as the configuration asks for."""
+    place = place_of(os.environ)
+    if place is not None:
+        return place.world
+    return runtime.choose_devices(cfg.get("devices", 1), cfg["device"], cfg["training"]["batch_size"])
+
+
 def describe(cfg: dict[str, Any]) -> dict[str, Any]:
     """The plan of a training run, by name; needs neither data nor memory."""
     with torch.device("meta"):
@@ -73,6 +83,7 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
         "num_steps": training["num_steps"],
         "images_seen": training["num_steps"] * training["batch_size"],
         "device": str(machine.device),
+        "devices": choose_devices(cfg),
         "precision": machine.precision,
         "compile": machine.compile,
     }

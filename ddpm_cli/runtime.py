@@ -31,6 +31,32 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_devices(wanted: int | str, name: str, batch_size: int) -> int:
+    """How many ranks work: `auto` is all CUDA GPUs, or 1; UserError for more than there are. CPU ranks share its cores.
+
+    name: what `device` says.
+    """
+    device = choose_device(name)
+    there = torch.cuda.device_count() if device.type == "cuda" else 1
+    if wanted == "auto":
+        return 1 if ":" in name else min(there, batch_size)
+    count = int(wanted)
+    if count == 1:
+        return 1
+    if ":" in name or device.type not in ("cuda", "cpu"):
+        raise UserError(f"devices={count}: device={device} is one device; use device=cuda, device=cpu or devices=1")
+    if device.type == "cuda" and count > there:
+        raise UserError(f"devices={count}: only {there} CUDA device(s) found; use devices=1 or devices=auto")
+    return count
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch's own error of a GPU, and what its CPU allocator raises in its stead."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
 def choose_precision(name: str, device: torch.device, gflop_per_image: float) -> str:
     """`auto` is what is fast on this device and accurate enough: a fixed rule, not a timing, so that a command always
     does the same.

@@ -2,7 +2,9 @@
 
 import logging
 import math
+import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,14 @@ import torch
 import yaml
 
 from ddpm_cli import __version__, budget, build, checkpoint, plan, resume, runtime
+from ddpm_cli.argv import place_of
+from ddpm_cli.assembly import assembled, fitted
 from ddpm_cli.config import Context
 from ddpm_cli.data.store import Store
 from ddpm_cli.errors import UserError
 from ddpm_cli.facts import with_facts
+from ddpm_cli.fleet import Fleet, check_launched
+from ddpm_cli.follower import follow_launched
 from ddpm_cli.keeping import Checkpoints, Sampler, load_state, preview_of
 from ddpm_cli.result import hparams, last_metrics, recorded
 from ddpm_cli.run_dir import checkpoints, resume_point, run_of
@@ -22,7 +28,6 @@ from ddpm_cli.runtime import PRECISIONS, Signals
 from ddpm_cli.stored import check_stored
 from ddpm_cli.training.journal import Journal
 from ddpm_cli.training.loop import Cadence, Keeper, train
-from ddpm_cli.training.memory import largest_micro_batch
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import Trainer
 
@@ -40,10 +45,19 @@ class Past:
 
 def run_training(cfg: dict[str, Any], context: Context) -> float:
     """Trains as configured and returns the final training loss; the last line on stdout is the run's folder."""
+    place = place_of(os.environ)
     if cfg["dry_run"]:
-        for key, value in plan.describe(with_facts(cfg)).items():
+        for key, value in plan.describe(with_facts(cfg)).items() if place is None or place.rank == 0 else ():
             print(f"{key}: {value}")
         return math.nan
+    if place is not None and place.rank > 0:
+        return follow_launched(place)
+    with Fleet(place) as fleet:
+        check_launched(place, cfg, context)
+        return _run(cfg, context, fleet)
+
+
+def _run(cfg: dict[str, Any], context: Context, fleet: Fleet) -> float:
     found = resume_point(cfg["resume"], context.run_dir)
     if found is None:
         cfg = with_facts(cfg)
@@ -57,7 +71,7 @@ def run_training(cfg: dict[str, Any], context: Context) -> float:
             past = _past(cfg, found, run)
             cfg = resume.merge(past.content["config"], cfg, context.overrides)
         with recorded(run, context) as result:
-            return _train(cfg, context, run, past, result)
+            return _train(cfg, context, run, past, result, fleet)
     finally:
         run.close()
 
@@ -74,23 +88,21 @@ def _past(cfg: dict[str, Any], found: Path, run: RunDir) -> Past:
     return past
 
 
-def _train(cfg: dict[str, Any], context: Context, run: RunDir, past: Past | None, result: dict[str, Any]) -> float:
+def _train(
+    cfg: dict[str, Any], context: Context, run: RunDir, past: Past | None, result: dict[str, Any], fleet: Fleet
+) -> float:
     content = past.content if past else None
     runtime.choose_determinism(cfg["deterministic"])
     store = build.build_data(cfg)
-    torch.manual_seed(cfg["seed"])  # of the initial weights
-    denoiser = build.build_denoiser(cfg)
-    flops = plan.forward_flops(denoiser.network, store.item_shape)
-    machine = plan.choose_machine(cfg, flops, content["precision"] if content else None)
-    layout = torch.channels_last if machine.device.type == "cuda" else torch.contiguous_format
-    denoiser.network.to(machine.device).to(memory_format=layout)  # type: ignore[call-overload]
-    denoiser.amp_dtype = PRECISIONS[machine.precision]
-    loss, timesteps = build.build_objective(cfg, denoiser)
-    state = build.build_state(cfg, denoiser.network, machine.device, machine.precision, loss, timesteps)
+    fleet.start(plan.choose_devices(cfg), run.path)
+    denoiser, machine, loss, timesteps, state = assembled(cfg, store, content["precision"] if content else None)
     _start(state, cfg, run, past, store)
     if machine.compile:
         denoiser.network.compile()
-    trainer = _fitted(build.build_trainer(cfg, denoiser, store, machine.device, loss, timesteps), state, cfg, content)
+    micro = (content or {}).get("micro_batch_size")
+    trainer = build.build_trainer(cfg, denoiser, store, machine.device, loss, timesteps)
+    trainer = fitted(replace(trainer, ranks=fleet.join(cfg, machine, micro, store.fingerprint)), state, cfg, micro)
+    trainer.ranks.share(state)
     averaged = build.ema_denoiser(denoiser, state)
     preview = preview_of(cfg, averaged, store.item_shape, machine.device)
     if cfg["budget"] is not None and past is None:
@@ -101,8 +113,8 @@ def _train(cfg: dict[str, Any], context: Context, run: RunDir, past: Past | None
     cadence = _cadence(cfg)
     with Signals() as signals, Journal(run.path, state.step, cadence.num_steps) as journal:
         journal.text("config", f"```yaml\n{yaml.safe_dump(cfg, sort_keys=False)}\n```")
-        sample = Sampler(run, journal, averaged, preview, signals)
-        interrupted = lambda: bool(signals)  # noqa: E731
+        interrupted = partial(fleet.ending, signals)
+        sample = Sampler(run, journal, averaged, preview, interrupted)
         keeper = Keeper(sample, keeping.save, keeping.reload, keeping.dump, keeping.newest, interrupted)
         last = train(
             trainer, state, cadence, journal, keeper, progress=content.get("progress") if content else None,
@@ -136,14 +148,6 @@ def _start(state: TrainState, cfg: dict[str, Any], run: RunDir, past: Past | Non
         build.load_weights(state.network, weights, path)
         for ema in state.emas.values():
             ema.network.load_state_dict(weights)
-
-
-def _fitted(trainer: Trainer, state: TrainState, cfg: dict[str, Any], content: dict[str, Any] | None) -> Trainer:
-    """With micro_batch_size=auto, as many images at once as fit: found once, then used again by every resume."""
-    if cfg["training"]["micro_batch_size"] != "auto":
-        return trainer
-    size = (content or {}).get("micro_batch_size") or largest_micro_batch(trainer, state)
-    return replace(trainer, settings=replace(trainer.settings, micro_batch_size=size))
 
 
 def _header(cfg: dict[str, Any], machine: plan.Machine, trainer: Trainer, store: Store) -> dict[str, Any]:

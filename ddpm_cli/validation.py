@@ -163,6 +163,13 @@ def _nesterov_needs_momentum(knob: _Knobs) -> str | None:
     return "optimizer.nesterov=true needs optimizer.momentum above 0; or set optimizer.nesterov=false"
 
 
+def _one_device_is_not_several(knob: _Knobs) -> str | None:
+    device, devices = knob("device", str), knob("devices")
+    if device is None or devices is None or devices == 1 or (device != "mps" and ":" not in device):
+        return None
+    return f"devices={devices}: device={device} is one device; use device=cuda, device=cpu or devices=1"
+
+
 def _attention_is_in_a_level(knob: _Knobs) -> str | None:
     levels, mult = knob("model.attention_levels", list), knob("model.channel_mult", list)
     if not levels or not mult or max(levels) < len(mult):
@@ -178,6 +185,7 @@ CROSS_CHECKS = [
     _at_most("schedule.sigma_min", "schedule.sigma_max"),
     _at_most("schedule.log_snr_min", "schedule.log_snr_max"),
     _at_most("sampler.num_steps", "schedule.num_timesteps", ": set sampler.num_steps too"),
+    _one_device_is_not_several,
     _nesterov_needs_momentum,
     _attention_is_in_a_level,
 ]

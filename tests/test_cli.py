@@ -335,6 +335,7 @@ def test_flags_may_stand_between_settings(command, build):
 
 def test_a_rank_beside_the_first_writes_nothing(command, build, workplace, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     before = sorted(workplace.rglob("*"))
     assert command("train", "run_dir=a_run")[0] == 0
     assert command("train", "seed=abc") == (2, "", "")  # the first rank tells

@@ -341,6 +341,14 @@ def test_what_is_no_path_or_quoted_already_is_left_alone():
 
 
 def test_ranks_beside_the_first_make_no_folder_and_no_log():
-    assert [rank_of(env) for env in ({}, {"RANK": "2"}, {"SLURM_PROCID": "1"}, {"RANK": "?"})] == [0, 2, 1, 0]
+    torchrun = {"RANK": "2", "WORLD_SIZE": "3"}
+    srun = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"}
+    no_srun = [
+        {**srun, "SLURM_STEP_ID": "4294967290"},  # a shell on a node
+        {key: value for key, value in srun.items() if key != "SLURM_STEP_ID"},
+        {**srun, "SLURM_STEP_NUM_TASKS": "1"},
+    ]
+    assert [rank_of(env) for env in (torchrun, srun)] == [2, 1]
+    assert [rank_of(env) for env in ({}, {"RANK": "2"}, {**torchrun, "RANK": "?"}, *no_srun)] == [0] * 6
     assert quiet_rank(["seed=1", "hydra.output_subdir=x"])[0] == "seed=1"
     assert "hydra.output_subdir=x" not in quiet_rank(["hydra.output_subdir=x"])

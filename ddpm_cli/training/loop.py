@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from ddpm_cli.errors import WorldError
+from ddpm_cli.runtime import is_out_of_memory
 from ddpm_cli.training.journal import Journal
-from ddpm_cli.training.memory import is_out_of_memory, out_of_memory
+from ddpm_cli.training.memory import out_of_memory
 from ddpm_cli.training.meter import Meter
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import Trainer
@@ -159,9 +160,8 @@ class Loop:
             if not is_out_of_memory(error):
                 raise
             s = self.trainer.settings
-            raise out_of_memory(
-                self.state.step, s.batch_size, s.micro_batch_size, self.keeper.newest(), error
-            ) from error
+            micro = min(s.micro_batch_size, -(-s.batch_size // self.trainer.ranks.world))
+            raise out_of_memory(self.state.step, s.batch_size, micro, self.keeper.newest(), error) from error
 
     def _after_step(self) -> None:
         step, cadence = self.state.step, self.cadence
@@ -200,6 +200,7 @@ class Loop:
         dump = self.keeper.dump(found.step, found.t, found.total)
         self.skipped.add(found.step)
         self.load_progress(self.keeper.reload(self.state))
+        self.trainer.ranks.share(self.state)
         self.saved, self.watch = self.state.step, Watch(self.state)
         self.journal.rewind(self.state.step)
         log.warning(

@@ -8,18 +8,13 @@ from pathlib import Path
 import torch
 
 from ddpm_cli.errors import WorldError
+from ddpm_cli.runtime import is_out_of_memory
+from ddpm_cli.training.ranks import SINGLE
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import Trainer
 
 log = logging.getLogger("ddpm_cli")
 _SHARE = 0.8  # of the memory that is there; the rest is for the optimiser, previews and fragmentation
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch's own error of a GPU, and what its CPU allocator raises in its stead."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 def out_of_memory(step: int, batch: int, micro: int, newest: Path | None, error: BaseException) -> WorldError:
@@ -39,12 +34,13 @@ def out_of_memory(step: int, batch: int, micro: int, newest: Path | None, error:
 
 
 def largest_micro_batch(trainer: Trainer, state: TrainState) -> int:
-    """The largest number of images at once that fits, found by trying; leaves the state as it was.
+    """The largest number of images at once that fits on every rank, found by trying; leaves the state as it was.
 
-    Sizes are the batch and its halves, rounded up. On a GPU each is tried; elsewhere memory does not run out so
-    politely, and one image is weighed instead.
+    Sizes are a rank's share of the batch and its halves, rounded up. On a GPU each is tried; elsewhere memory does not
+    run out so politely, and one image is weighed instead.
     """
-    batch = trainer.settings.batch_size
+    world = trainer.ranks.world
+    batch = -(-trainer.settings.batch_size // world)
     sizes = [batch]
     while sizes[-1] > 1:
         sizes.append((sizes[-1] + 1) // 2)
@@ -52,8 +48,9 @@ def largest_micro_batch(trainer: Trainer, state: TrainState) -> int:
     if device.type == "cuda":
         chosen = first_that_fits(sizes, lambda size: _try_on_gpu(trainer, state, size, device))
     else:
-        weight, room = _bytes_per_image(trainer, state), _available_bytes() * _SHARE
+        weight, room = _bytes_per_image(trainer, state), _available_bytes() * _SHARE / world
         chosen = next((size for size in sizes if size * weight <= room), 1)
+    chosen = trainer.ranks.smallest(chosen)
     log.info("training.micro_batch_size=auto: %d of %d images at once", chosen, batch)
     return chosen
 
@@ -73,7 +70,8 @@ def first_that_fits(sizes: list[int], attempt: Callable[[int], bool]) -> int:
 def _backward(trainer: Trainer, state: TrainState, size: int) -> None:
     """One pass over `size` images of the first batch, whose gradient is thrown away."""
     settings = replace(trainer.settings, batch_size=size, micro_batch_size=size)
-    probe = replace(trainer, settings=settings, draws=replace(trainer.draws, batch_size=size))
+    draws = replace(trainer.draws, batch_size=size)
+    probe = replace(trainer, settings=settings, draws=draws, ranks=SINGLE)
     try:
         probe.gradient(state)
     finally:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from ddpm_cli.diffusion.denoiser import Cond, Denoiser
 from ddpm_cli.diffusion.losses import LossTerms
 from ddpm_cli.training import learning_rate
 from ddpm_cli.training.draws import Draws, conditioning
+from ddpm_cli.training.ranks import SINGLE, Group, Single, micro_batches
 from ddpm_cli.training.state import TrainState
 
 Batch = Callable[[int, int, int], tuple[Tensor, Tensor | None]]  # (step, start, stop) -> images in [-1, 1], labels
@@ -54,31 +56,32 @@ class Trainer:
     draws: Draws
     settings: StepSettings
     augment: GeometricAugment | None = None
+    ranks: Single | Group = SINGLE
 
     def __call__(self, state: TrainState) -> StepMetrics:
-        t, parts = self.gradient(state)
+        t, losses = self.gradient(state)
         for group in state.optimizer.param_groups:
             group["lr"] = self.lr(state.step)
         state.scaler.unscale_(state.optimizer)
-        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
         limit = float("inf") if self.settings.max_grad_norm is None else self.settings.max_grad_norm
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        total = torch.cat([part.total.detach() for part in parts])
-        self._update(state, grad_norm.isfinite() & total.isfinite().all())
+        grad_norm = torch.nn.utils.clip_grad_norm_(_parameters(state), limit)
+        self._update(state, grad_norm.isfinite() & losses.total.isfinite().all())
         state.step += 1
         for ema in state.emas.values():
             ema.update(state.network, state.step)
         if hasattr(self.timesteps, "observe"):
-            self.timesteps.observe(t, total)
-        mse, vb = (_joined([getattr(part, name) for part in parts]) for name in ("mse", "vb"))
-        return StepMetrics(t, total, mse, vb, grad_norm)
+            self.timesteps.observe(t, losses.total)
+        return StepMetrics(t, losses.total, losses.mse, losses.vb, grad_norm)
 
-    def gradient(self, state: TrainState) -> tuple[Tensor, list[LossTerms]]:
+    def gradient(self, state: TrainState) -> tuple[Tensor, LossTerms]:
         """Leaves the gradient of the step that follows state.step in the parameters, scaled and unclipped; t and the
-        losses. Nothing else of the state changes, so that a step may be given up on the way."""
-        t, importance = self.timesteps(self.draws.uniform(state.step), self.denoiser.schedule)
-        state.optimizer.zero_grad(set_to_none=True)
-        return t, self._backward(state, t, importance)
+        losses of the global batch. Nothing else of the state changes, so that a step may be given up on the way."""
+        self.ranks.begin(state.step)
+        with self.ranks.attempt(_parameters(state)):
+            t, importance = self.timesteps(self.draws.uniform(state.step), self.denoiser.schedule)
+            state.optimizer.zero_grad(set_to_none=True)
+            losses = self._backward(state, t, importance)
+        return t, self.ranks.joined(_parameters(state), losses, self.settings.batch_size)
 
     def lr(self, step: int) -> float:
         """The learning rate of the step that follows `step` steps."""
@@ -98,12 +101,13 @@ class Trainer:
         elif bool(finite):
             state.optimizer.step()
 
-    def _backward(self, state: TrainState, t: Tensor, importance: Tensor) -> list[LossTerms]:
+    def _backward(self, state: TrainState, t: Tensor, importance: Tensor) -> LossTerms:
+        """The losses of this rank's rows."""
         step, settings, parts = state.step, self.settings, []
         dropped = self.draws.dropped(step, settings.label_dropout)
         noise: Tensor | None = None
-        for part, start in enumerate(range(0, settings.batch_size, settings.micro_batch_size)):
-            rows = slice(start, min(start + settings.micro_batch_size, settings.batch_size))
+        sizes = settings.batch_size, settings.micro_batch_size
+        for part, rows in micro_batches(*sizes, self.ranks.rank, self.ranks.world):
             x_0, labels = self.batch(step, rows.start, rows.stop)
             noise = self.draws.noise(step, tuple(x_0.shape[1:])) if noise is None else noise
             cond: Cond = conditioning(labels, dropped[rows], settings.null_label)
@@ -116,8 +120,12 @@ class Trainer:
             # size.
             state.scaler.scale((importance[rows] * terms.total).sum() / settings.batch_size).backward()
             parts.append(terms)
-        return parts
+        return LossTerms(*(_concatenated([getattr(part, field) for part in parts]) for field in ("total", "mse", "vb")))
 
 
-def _joined(values: list[Tensor | None]) -> Tensor | None:
-    return None if values[0] is None else torch.cat([v.detach() for v in values if v is not None])
+def _parameters(state: TrainState) -> list[Tensor]:
+    return [p for group in state.optimizer.param_groups for p in group["params"]]
+
+
+def _concatenated(values: list[Any]) -> Any:
+    return None if values[0] is None else torch.cat([value.detach() for value in values])
