@@ -75,13 +75,13 @@ def digest(state):
 
 def connected(rank, port):
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, 2, rank == 0, timedelta(seconds=60), wait_for_workers=False)
     return store, lambda: Group(rank, 2, store, lambda: WorldError("gone"))
 
 
 def second_rank(port):
     """The other process."""
+    torch.set_num_threads(1)
     store, group_of = connected(1, port)
     group = group_of()
     store.wait(["go"])
@@ -112,10 +112,18 @@ def steps(trainer, state):
     return made
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small gain nothing from more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def results():
     """name -> (metrics, state, what the other rank's state hashes to), and the least number of both ranks."""
-    threads = torch.get_num_threads()
     store, group_of = connected(0, 0)
     code = f"import sys; sys.path[:] = {sys.path!r}; from training.test_ranks import second_rank"
     other = subprocess.Popen([sys.executable, "-c", f"{code}; second_rank({store.port})"])
@@ -141,7 +149,6 @@ def results():
         other.wait()
         if dist.is_initialized():
             dist.destroy_process_group()
-        torch.set_num_threads(threads)
     return found
 
 
