@@ -12,6 +12,8 @@ import pytest
 import torch
 from commands import run
 
+from ddpm_cli.preview import Preview
+
 TINY = (
     "dataset=shapes dataset.num_images=100 dataset.image_size=8 dataset.channels=1 model.channels=8 model.patch_size=1 "
     "model.channel_mult=[1,2] model.blocks_per_level=1 training.batch_size=8 training.log_every=5 "
@@ -86,6 +88,30 @@ def test_stop_and_resume_equal_the_uninterrupted_run_bit_for_bit(place, straight
     assert images[0] == images[1]
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 40
+
+
+def test_a_preview_without_memory_says_what_to_type_and_the_run_goes_on_as_if_nothing_had_been(
+    place, straight, monkeypatch
+):
+    def full(self, denoiser):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    folder = place / "no_memory"
+    args = [*TINY, "training.num_steps=40", "model.dropout=0.2", "dataset.flip=true", f"run_dir={folder}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Preview, "__call__", full)
+        failed = run("train", *args, "training.checkpoint_every=100", cwd=place, check=False)
+    assert failed.returncode == 3
+    last = failed.stderr.splitlines()[-1]
+    assert f"resume={folder} training.num_samples=2 or training.sample_every=0" in last and "step 20" in last
+    assert [path.name for path in (folder / "checkpoints").glob("*.pt")] == ["step_00000020.pt"]
+    run("train", f"resume={folder}", cwd=place)
+    files = [path / "checkpoints" / "step_00000040.pt" for path in (straight[0], folder)]
+    first, second = (tensors(torch.load(file, weights_only=True)) for file in files)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for step in (20, 40):
+        images = [(path / "samples" / f"step_{step:08d}.png").read_bytes() for path in (straight[0], folder)]
+        assert images[0] == images[1]
 
 
 def test_resume_takes_what_is_typed_and_refuses_another_network(place, straight):

@@ -173,11 +173,28 @@ class Loop:
             self.journal.metrics(step, self.last)
         paused = self.meter.pause()
         if cadence.due(cadence.sample_every, step):
-            self.keeper.sample(self.state)
+            self._preview()
         self.pending = False
         if saving:
             self._save(judge=True)
         self.meter.resume(paused)
+
+    def _preview(self) -> None:
+        """A preview that fails must not cost the steps before it: they are saved, and it stays pending."""
+        try:
+            self.keeper.sample(self.state)
+        except Interrupted:
+            raise
+        except Exception as error:
+            if self.saved != self.state.step:
+                self.watch.check()
+                try:
+                    self._save()
+                except WorldError as second:  # the same full disk, as like as not
+                    log.warning("%s", second)
+                    raise error from None
+            log.warning("the preview of step %d failed; the step is saved", self.state.step)
+            raise
 
     def _save(self, *, judge: bool = False) -> None:
         """`judge`: at the checkpoints of the cadence alone, so that an interruption does not change what is best."""
