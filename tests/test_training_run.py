@@ -1,10 +1,14 @@
 """ddpm-train end to end: what a run leaves behind, and that a resumed run is the uninterrupted one, bit for bit."""
 
 import csv
+import fcntl
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -160,26 +164,63 @@ def test_a_sweep_has_a_folder_a_job_and_one_summary(place):
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
-@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(place, number, code):
-    folder = place / f"signal_{code}"
-    args = [*TINY, "training.num_steps=100000", "training.sample_every=0", "training.log_every=2", f"run_dir={folder}"]
+ENDLESS = [*TINY, "training.num_steps=100000", "training.sample_every=0", "training.log_every=2"]
+
+
+def begun(folder, cwd, **how):
+    """A process that trains, and has written its first figures."""
+    argv = [sys.executable, "-m", "ddpm_cli.train", *ENDLESS, f"run_dir={folder}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ddpm_cli.train", *args],
-        cwd=place,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        argv, cwd=cwd, **{"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, **how}
     )
     deadline = time.monotonic() + 120
     while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
+    return process
+
+
+def is_saved(folder):
+    """Whether the run was stopped with a checkpoint and without litter."""
+    files = {path.suffix for path in (folder / "checkpoints").iterdir()}
+    return files == {".pt"} and json.loads((folder / "result.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(place, number, code):
+    folder = place / f"signal_{code}"
+    process = begun(folder, place)
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == code and f"resume={folder}" in err
-    assert list((folder / "checkpoints").glob("step_*.pt")) and not list((folder / "checkpoints").glob(".*"))
-    assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
+    assert is_saved(folder)
+
+
+def test_a_closed_terminal_saves_a_checkpoint(place):
+    terminal, end = pty.openpty()
+    folder = place / "closed"
+
+    def take():  # the terminal as its own, as a shell's child has it
+        os.setsid()
+        fcntl.ioctl(end, termios.TIOCSCTTY, 0)
+
+    process = begun(folder, place, stdin=end, stdout=end, stderr=end, preexec_fn=take)
+    os.close(end)
+    os.close(terminal)
+    process.wait(timeout=30)
+    assert is_saved(folder)
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(place):
+    folder = place / "nohup"
+    process = begun(folder, place, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    before = len((folder / "metrics.jsonl").read_text().splitlines())
+    time.sleep(1.5)
+    assert process.poll() is None and len((folder / "metrics.jsonl").read_text().splitlines()) > before
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
 
 
 def test_dry_run_says_the_papers_recipe_and_writes_nothing(tmp_path):
