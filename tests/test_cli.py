@@ -265,7 +265,42 @@ def test_an_end_has_its_exit_code_and_its_line(command, build, fault):
     assert told in err
     if code in (2, 3):
         assert len(err.strip().splitlines()) <= 3
+    if code == 3:
         assert "Traceback" in Path("here/train.log").read_text()  # the log has the whole of it
+
+
+def test_a_refused_command_leaves_nothing_behind(command, build, workplace):
+    build.fault[7] = UserError("seed=7 is unlucky")
+    before = sorted(workplace.rglob("*"))
+    for folder in ([], ["run_dir=new/er"], ["run_dir=a_folder/../new"], ["run_dir=a_folder"]):
+        assert command("train", "seed=7", *folder)[0] == 2
+        assert sorted(workplace.rglob("*")) == before
+    Path("a_folder/mine.txt").write_text("mine")
+    Path("a_folder/sample.log").write_text("of a command before\n")
+    before = sorted(workplace.rglob("*"))
+    assert command("sample", "ckpt=a_file", "seed=7", "out_dir=a_folder")[0] == 2
+    assert sorted(workplace.rglob("*")) == before
+    assert "of a command before" in Path("a_folder/sample.log").read_text()
+
+
+def test_a_refusal_takes_away_nothing_of_a_run(command, build):
+    assert command("train", "run_dir=run")[0] == 0
+    Path("run/checkpoints").mkdir()
+    Path("run/checkpoints/step_00000009.pt").touch()
+    build.fault[7] = UserError("seed=7 is unlucky")
+    before = sorted(Path("run").rglob("*"))
+    assert command("train", "resume=run", "seed=7")[0] == 2
+    assert sorted(Path("run").rglob("*")) == before  # nor does it remember the seed
+
+    def claim(config, context):
+        (context.run_dir / "checkpoints").mkdir()
+        raise UserError("too late")
+
+    build.run_training = claim
+    assert command("train", "run_dir=claimed")[0] == 2
+    assert Path("claimed/.hydra/overrides.yaml").is_file() and Path("claimed/train.log").is_file()
+    assert command("train", "-m", "seed=1", "run_dir=sweep")[0] != 0
+    assert Path("sweep/0/.hydra/overrides.yaml").is_file()
 
 
 def test_torchs_out_of_memory_is_the_worlds_fault(command, build):
