@@ -90,6 +90,12 @@ def _point_to_resume(line: Line) -> Path | None:
         return None
     if not isinstance(resume, str) or not resume:
         raise UserError(f"resume must be latest, auto, a run folder or a checkpoint file, got {shown(resume)}")
+    init = line.value("init")
+    if resume != "auto" and init is not None:
+        raise UserError(
+            f"init={init} is for the beginning of a run, and resume={resume} goes on with one, which has its weights; "
+            "leave one of the two out"
+        )
     if line.flags.multirun:
         if resume != "auto":
             raise UserError(f"resume={resume} goes on with one run; leave out -m (a sweep can only have resume=auto)")

@@ -355,6 +355,13 @@ def test_a_resumed_run_is_composed_as_it_was_and_keeps_its_record(command, build
     assert command("train", "run_dir=a", "resume=auto")[0] == 0
 
 
+@pytest.mark.parametrize("resume", ["latest", "a_run", "a_file"])
+def test_init_beside_resume_is_refused_and_beside_resume_auto_it_is_for_the_first_start(command, build, resume):
+    code, _, err = command("train", f"resume={resume}", "init=a_file")
+    assert code == 2 and "init=a_file" in err and "leave one of the two out" in err and len(err.splitlines()) == 1
+    assert command("train", "run_dir=new", "resume=auto", "init=a_file")[0] == 0
+
+
 def test_a_dry_run_leaves_nothing_behind(command, build, workplace):
     before = sorted(workplace.rglob("*"))
     assert command("train", "dry_run=true", "run_dir=a_run")[0] == 0

@@ -126,6 +126,15 @@ def test_resume_takes_what_is_typed_and_refuses_another_network(place, straight)
     assert longer.returncode == 0 and (folder / "checkpoints" / "step_00000045.pt").exists()
 
 
+def test_a_run_that_is_past_its_end_says_that_nothing_is_left_and_what_was_changed(place):
+    run("train", *TINY, "training.num_steps=10", "training.sample_every=0", "run_dir=past", cwd=place)
+    done = run("train", "resume=past", "training.num_steps=7", "seed=5", "training.log_every=5", cwd=place)
+    assert "changed since the checkpoint: training.num_steps 10 -> 7, seed 0 -> 5\n" in done.stderr
+    (told,) = [line for line in done.stderr.splitlines() if "nothing is left to do" in line]
+    assert "at step 10 of 7" in told and "training.num_steps=20" in told and "steps 10 to 7" not in done.stderr
+    assert done.stdout.splitlines()[-1] == str(place / "past")
+
+
 def test_a_folder_that_holds_a_run_is_refused(place, straight):
     refused = run("train", *TINY, f"run_dir={straight[0]}", cwd=place, check=False)
     assert refused.returncode == 2 and "resume=" in refused.stderr and "Traceback" not in refused.stderr
