@@ -231,7 +231,7 @@ class Loop:
         return WorldError(
             f"the loss or its gradient was not finite at step {found.step + 1} (lr {lr:.3g}){more}; the step was not "
             f"applied, its batch is in {dump}.\n"
-            f"The last good checkpoint is {newest or 'none: the run made none'}.\n"
+            f"{f'The last good checkpoint is {newest}' if newest else 'There is no checkpoint yet'}.\n"
             "Try a lower optimizer.lr, precision=fp32, training.max_grad_norm=1 or training.on_nonfinite=rollback"
         )
 
