@@ -231,6 +231,12 @@ def test_a_wrong_command_line_is_refused_in_three_lines_that_name_the_key(comman
     assert sorted(workplace.rglob("*")) == before  # nothing is left behind
 
 
+def test_what_was_searched_in_vain_is_told_in_full(command, workplace):
+    for name, key in (("train", "resume"), ("train", "init"), ("sample", "ckpt")):
+        assert f"no checkpoint below {workplace}/outputs/;" in command(name, f"{key}=latest")[2]
+        assert f"no such file or run folder in {workplace};" in command(name, f"{key}=nowhere")[2]
+
+
 def test_what_is_missing_is_asked_for(command):
     assert command("sample") == (2, "", "error: ckpt is required: ddpm-sample ckpt=PATH\n")
 
