@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ddpm_cli import __version__
+from ddpm_cli import __version__, leftovers
 from ddpm_cli.argv import quiet_rank, rank_of, with_quoted_paths
 from ddpm_cli.config import Composer, Context, as_typed, refusal
 from ddpm_cli.durations import command_began
@@ -42,13 +42,20 @@ from ddpm_cli.validation import near_option
 # What was typed, for the jobs of this process: a resumed run also hears the overrides it remembers.
 _typed: list[str] | None = None
 _sweep: Path | None = None  # the folder of the sweep in progress
+_before: leftovers.Before | None = None  # the folder of a single run
 _began: float | None = None  # when this command did
 
 Body = Callable[[dict[str, Any], Context], Any]
 
 
-class SweepFolder(Callback):
-    """Notes a sweep's folder where its jobs are started from: they may run in processes of their own."""
+class Folders(Callback):
+    """Notes a sweep's folder where its jobs are started from (they may run in processes of their own), and the folder
+    of a single run as it is before Hydra writes into it."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        global _before
+        folder, subdir = config.hydra.run.dir, config.hydra.output_subdir
+        _before = None if subdir is None else leftovers.before(Path(os.path.abspath(folder)), str(subdir))
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         global _sweep
@@ -57,7 +64,7 @@ class SweepFolder(Callback):
 
 def run(command: str, task: Callable[[], Any]) -> None:
     """A console script: run the Hydra application `task` on sys.argv and exit with the code its end calls for."""
-    global _typed, _sweep, _began
+    global _typed, _sweep, _before, _began
     _began = command_began()
     environ, argv = dict(os.environ), list(sys.argv)
     # GNU OpenMP's threads otherwise spin for milliseconds while they wait: beside another busy process that makes
@@ -79,7 +86,7 @@ def run(command: str, task: Callable[[], Any]) -> None:
     except Exception as error:
         code = report(error, command)
     finally:
-        _typed, _sweep, _began, sys.argv[:] = None, None, None, argv
+        _typed, _sweep, _before, _began, sys.argv[:] = None, None, None, None, argv
         logging.raiseExceptions = raising
         os.environ.clear()
         os.environ.update(environ)
@@ -191,6 +198,8 @@ def job(body: Body) -> Callable[[DictConfig], Any]:
         except Exception as error:
             code = report(error, command)
             write_to_log(error)
+            if _before is not None and isinstance(error, UserError):
+                leftovers.clear(_before)
             if multirun:  # SystemExit would end the other jobs too
                 raise JobFailed(f"job {HydraConfig.get().job.num} failed: {text_of(error, command)}") from None
             raise SystemExit(code) from error

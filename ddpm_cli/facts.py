@@ -24,14 +24,26 @@ def with_facts(cfg: Config) -> Config:
 
 
 def read_table(path: Path) -> list[float]:
-    """The numbers for t = 1..T: of a .npy file, or of a text file with one a line (or separated by commas)."""
+    """The numbers for t = 1..T: of a .npy file, or of a text file with one a line (or all in one, with commas)."""
     try:
-        if path.suffix == ".npy":
-            numbers = np.load(path, allow_pickle=False)
-        else:
-            numbers = np.array(path.read_text(encoding="utf-8").replace(",", " ").split(), dtype=np.float64)
-    except (OSError, ValueError) as error:
+        numbers = np.asarray(np.load(path, allow_pickle=False) if path.suffix == ".npy" else _rows(path), np.float64)
+    except (OSError, EOFError, TypeError, ValueError) as error:
         raise UserError(f"schedule.path: cannot read numbers from {path}: {error}") from error
-    if numbers.ndim != 1 or len(numbers) == 0 or not np.isfinite(numbers.astype(np.float64)).all():
-        raise UserError(f"schedule.path: {path} must hold a list of finite numbers, has shape {numbers.shape}")
+    if numbers.ndim != 1 or len(numbers) == 0:
+        raise UserError(f"schedule.path: {path} must hold one number for each t, has shape {numbers.shape}")
+    wrong = np.flatnonzero(~np.isfinite(numbers))
+    if len(wrong):
+        row = wrong[0]
+        raise UserError(
+            f"schedule.path: {path} must hold finite numbers, row {row + 1} has {numbers[row]:g}; correct it"
+        )
     return [float(number) for number in numbers]
+
+
+def _rows(path: Path) -> list[Any]:
+    """A number a line, lists of them where a line has several, or the numbers of the only line."""
+    lines = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = lines[0] if len(lines) == 1 else [line[0] if len(line) == 1 else line for line in lines]
+    if len({len(line) for line in lines}) > 1:
+        raise ValueError("its lines hold different amounts of numbers")
+    return rows

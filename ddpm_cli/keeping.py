@@ -18,6 +18,7 @@ from ddpm_cli.run_dir import checkpoints, latest_checkpoint
 from ddpm_cli.run_files import RunDir
 from ddpm_cli.training.journal import Journal
 from ddpm_cli.training.loop import Interrupted
+from ddpm_cli.training.memory import is_out_of_memory
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import Trainer
 
@@ -39,6 +40,10 @@ class Sampler:
         hook = self.denoiser.network.register_forward_pre_hook(self._unless_interrupted)
         try:
             images, strip = self.preview(self.denoiser)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(state.step, error) from error
         finally:
             hook.remove()
         grid = grid_of(images, self.preview.num_classes)
@@ -49,6 +54,15 @@ class Sampler:
             raise WorldError(f"could not write {path}: {error.strerror or error}") from error
         self.journal.picture("samples/grid", grid, state.step)
         self.journal.picture("samples/from_noise_to_image", strip_of(strip), state.step)
+
+    def _out_of_memory(self, step: int, error: Exception) -> WorldError:
+        at_once = min(self.preview.num_images, self.preview.batch_size)
+        fewer = f"training.num_samples={max(1, at_once // 4)} or " if at_once > 1 else ""
+        reason = (str(error).splitlines() or ["no memory left"])[0].split(". ")[0][:160]
+        return WorldError(
+            f"out of memory in the preview of step {step} with {at_once} images at once; go on with: ddpm-train "
+            f"resume={self.run.path} {fewer}training.sample_every=0 (the training stays the same) [{reason}]"
+        )
 
     def _unless_interrupted(self, *_: Any) -> None:
         if self.interrupted():

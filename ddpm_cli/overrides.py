@@ -1,12 +1,13 @@
 """Checks of single overrides, before Hydra would refuse them in its own words, and the jobs of a sweep."""
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ddpm_cli.config import Composer
 from ddpm_cli.errors import UserError
-from ddpm_cli.primary import primary_groups
-from ddpm_cli.validation import near_option, shown, unknown_key
+from ddpm_cli.primary import options_of, primary_groups, primary_keys
+from ddpm_cli.validation import dotted_keys, near_option, shown, unknown_key
 
 MOST_SWEPT_VALUES = 64  # values of a sweep that are checked before it starts; each job checks its own again
 
@@ -15,6 +16,18 @@ def is_choice(override: Any, composer: Composer) -> bool:
     """Whether an override chooses an option of a group, or is about Hydra itself, and so is no value of ours."""
     key = override.key_or_group
     return key in composer.groups or key.startswith(("hydra.", "hydra/")) or override.package is not None
+
+
+def check_form(text: str, command: str) -> None:
+    """Refuse a word that is no setting, with the setting or flag it may have been meant to be."""
+    if "=" in text or text.startswith("~"):
+        return
+    options = {name: f"{group}={name}" for group in primary_groups(command) for name in options_of(group)}
+    keys = [*dotted_keys(primary_keys(command)), *primary_groups(command)]
+    meant = {**options, "help": "--help", "version": "--version", **{key: f"{key}=VALUE" for key in keys}}
+    near = difflib.get_close_matches(text, meant, n=1, cutoff=0.65)
+    hint = f"did you mean {meant[near[0]]}?" if near else "see them all with --help"
+    raise UserError(f"cannot read {shown(text)}: settings are written KEY=VALUE; {hint}")
 
 
 def check_group(override: Any, composer: Composer) -> None:

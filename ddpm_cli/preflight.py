@@ -12,7 +12,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from ddpm_cli.config import Composer, as_typed, check_budget, key_of, parse_override, plain, refusal
 from ddpm_cli.errors import UserError, WorldError
-from ddpm_cli.overrides import check_group, check_key, is_choice, jobs
+from ddpm_cli.overrides import check_form, check_group, check_key, is_choice, jobs
 from ddpm_cli.primary import primary_groups, primary_keys
 from ddpm_cli.remembered import remembered_config_dir, remembered_overrides, resume_count
 from ddpm_cli.run_dir import find_checkpoint, resume_point, run_of
@@ -39,6 +39,8 @@ def prepared(line: Line, *, first: bool = True) -> list[str]:
 
     The first of several ranks looks at the files; when the others do, it may have made its folder already.
     """
+    for text in line.overrides:
+        check_form(text, line.command)
     showing = bool(line.flags.cfg)
     found = _point_to_resume(line) if line.command == "train" else None
     run = run_of(found) if found is not None else None
@@ -90,6 +92,12 @@ def _point_to_resume(line: Line) -> Path | None:
         return None
     if not isinstance(resume, str) or not resume:
         raise UserError(f"resume must be latest, auto, a run folder or a checkpoint file, got {shown(resume)}")
+    init = line.value("init")
+    if resume != "auto" and init is not None:
+        raise UserError(
+            f"init={init} is for the beginning of a run, and resume={resume} goes on with one, which has its weights; "
+            "leave one of the two out"
+        )
     if line.flags.multirun:
         if resume != "auto":
             raise UserError(f"resume={resume} goes on with one run; leave out -m (a sweep can only have resume=auto)")

@@ -25,11 +25,15 @@ def options_text(config_name: str) -> str:
     """A line for each group of a primary configuration: its options, the default in brackets."""
     lines = []
     for group, default in primary_groups(config_name).items():
-        names = sorted(path.stem for path in Path(config_dir(), group).glob("*.yaml"))
-        options = ", ".join(f"[{name}]" if name == default else name for name in names)
+        options = ", ".join(f"[{name}]" if name == default else name for name in options_of(group))
         if options:
             lines.append(f"{group + '=':<12} {options}")
     return "\n".join(lines)
+
+
+def options_of(group: str) -> list[str]:
+    """The names of a group's own files."""
+    return sorted(path.stem for path in Path(config_dir(), group).glob("*.yaml"))
 
 
 @cache

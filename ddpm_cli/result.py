@@ -23,7 +23,7 @@ def recorded(run: RunDir, context: Context) -> Iterator[dict[str, Any]]:
         yield result
         result["status"] = "done"
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (130, 143)):
+        if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (129, 130, 143)):
             result["status"] = "interrupted"
         elif result["status"] == "running":
             result.update(status="failed", error=f"{type(error).__name__}: {error}")

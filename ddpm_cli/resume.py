@@ -1,11 +1,13 @@
 """Going on with a run: which of the newly typed settings may change it."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 from ddpm_cli.config import key_of
 from ddpm_cli.errors import UserError
 from ddpm_cli.remembered import INVOCATION_KEYS
+from ddpm_cli.validation import shown
 
 # What the weights and the meaning of a step depend on. A learning rate or a batch size may change; these may not.
 FIXED = ("model", "schedule", "prediction", "variance", "dataset")
@@ -49,6 +51,25 @@ def merge(stored: Config, composed: Config, typed: list[str]) -> Config:
         if (value := _find(composed, path)) is not None or _find(merged, path) is not None:
             _set(merged, path, copy.deepcopy(value))
     return merged
+
+
+def changes(stored: Config, merged: Config, typed: list[str]) -> list[str]:
+    """`seed 0 -> 5` for each value that was typed and is another than the checkpoint's."""
+    told = []
+    for key in dict.fromkeys(map(key_of, typed)):
+        path = key.split(".")
+        if key not in INVOCATION_KEYS and path[0] not in ("hydra", "experiment"):
+            old, new = dict(_leaves(key, _find(stored, path))), dict(_leaves(key, _find(merged, path)))
+            told += [f"{k} {shown(old.get(k))} -> {shown(v)}" for k, v in new.items() if old.get(k) != v]
+    return list(dict.fromkeys(told))
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(f"{path}.{key}", inner)
+    elif path not in INVOCATION_KEYS:
+        yield path, value
 
 
 def _completed(stored: Config, composed: Config) -> Config:

@@ -36,8 +36,7 @@ def whole(low: int, high: int) -> Rule:
             refuse()
         return int(value) if value == int(value) and low <= value <= high else refuse()
 
-    bounds = f"from {low} to {high}" if high < 2**62 else f"of at least {low}"
-    return Rule(f"a whole number {bounds}", accept)
+    return Rule(f"a whole number from {low} to {high}", accept)
 
 
 def real(text: str = "a finite number", test: Callable[[float], bool] = lambda value: True) -> Rule:

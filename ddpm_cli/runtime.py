@@ -7,6 +7,7 @@ from types import FrameType
 
 import torch
 
+from ddpm_cli.ending import ending_signals, exit_code_of, is_impatience
 from ddpm_cli.errors import UserError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -95,10 +96,8 @@ def choose_determinism(deterministic: bool) -> None:
 
 
 class Signals:
-    """Turns SIGINT, SIGTERM and SIGUSR1 into a flag to be looked at between steps; a second signal ends the process at
-    once (not one that comes with the first: launchers pass on what the whole process group has got already)."""
-
-    _TOGETHER = 0.5  # seconds
+    """Turns SIGINT, SIGTERM, SIGUSR1 and SIGHUP into a flag to be looked at between steps; a second signal ends the
+    process at once (see is_impatience)."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -106,7 +105,7 @@ class Signals:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Signals":
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for number in ending_signals():
             self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -117,7 +116,7 @@ class Signals:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self._since = number, time.monotonic()
-        elif time.monotonic() - self._since > self._TOGETHER:
+        elif is_impatience(number, time.monotonic() - self._since):
             os._exit(self.exit_code)
 
     def __bool__(self) -> bool:
@@ -125,5 +124,5 @@ class Signals:
 
     @property
     def exit_code(self) -> int:
-        """130 after SIGINT, 143 after SIGTERM; SIGUSR1 (a queue's warning before the end) counts as SIGTERM."""
-        return 130 if self.received == signal.SIGINT else 143
+        """130 after SIGINT, 129 after SIGHUP, else 143."""
+        return exit_code_of(self.received or signal.SIGTERM)

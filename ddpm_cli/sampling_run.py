@@ -25,20 +25,23 @@ from ddpm_cli.runtime import PRECISIONS, Signals
 
 log = logging.getLogger("ddpm_cli")
 _GRID_MAX = 100
+# What ddpm-sample leaves in its folder before sampling.json, or would write over.
+_OWN = {"images", "grid.png", "side_by_side.png", "samples.npz", "walk.gif", "x_0.png", "sample.log"}
 _MAY_DIFFER = {"num_images", "device", "versions", "checkpoint"}  # of the same image k, drawn at another time
 
 
 def run_sampling(cfg: dict[str, Any], context: Context) -> None:
     """Draws num_images images into the output folder, or those that an interrupted run left out; the last line on
     stdout is that folder."""
+    out = context.run_dir
+    _refuse_foreign(out)
     path = checkpoint.find(cfg["ckpt"])
     artist = build_artist(cfg, path)
     total = _how_many(cfg, context, artist)
     labels = artist.labels_of(range(total))  # refuses a label out of range before anything is drawn
-    out = context.run_dir
-    (out / "images").mkdir(parents=True, exist_ok=True)
     record = _record(cfg, path, artist, total)
     _check_folder(out, record)
+    (out / "images").mkdir(parents=True, exist_ok=True)
     _replace_text(out / "sampling.json", json.dumps(record, indent=2) + "\n")
     missing = [k for k in range(total) if not _file(out, k).exists()]
     if cfg["animate"] and not (out / "walk.gif").exists():
@@ -104,6 +107,19 @@ def _write(out: Path, total: int, labels: Tensor | None, artist: Artist) -> None
     temporary = out / ".samples.tmp.npz"
     np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(out / "samples.npz")
+
+
+def _refuse_foreign(out: Path) -> None:
+    """UserError where the folder is somebody else's: its files would lie between ours. Hidden ones do not count."""
+    if not out.is_dir() or (out / "sampling.json").exists():
+        return
+    names = [name for name in sorted(path.name for path in out.iterdir()) if name[0] != "." and name not in _OWN]
+    if names:
+        more = ", ..." if len(names) > 3 else ""
+        raise UserError(
+            f"out_dir={out} holds what ddpm-sample did not write ({', '.join(names[:3])}{more}); choose a new or an "
+            "empty folder"
+        )
 
 
 def _check_folder(out: Path, record: dict[str, Any]) -> None:

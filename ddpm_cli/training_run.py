@@ -70,6 +70,8 @@ def _run(cfg: dict[str, Any], context: Context, fleet: Fleet) -> float:
         if found is not None:
             past = _past(cfg, found, run)
             cfg = resume.merge(past.content["config"], cfg, context.overrides)
+            if changed := resume.changes(past.content["config"], cfg, context.overrides):
+                log.info("changed since the checkpoint: %s", ", ".join(changed))
         with recorded(run, context) as result:
             return _train(cfg, context, run, past, result, fleet)
     finally:
@@ -109,7 +111,8 @@ def _train(
         cfg, trainer = budget.planned(cfg, context, run, trainer, state, preview, averaged)
     run.write_config(yaml.safe_dump(cfg, sort_keys=False))
     keeping = Checkpoints(run, _header(cfg, machine, trainer, store), cfg["training"]["keep_checkpoints"], trainer)
-    _announce(cfg, run, state, store, machine)
+    progress = content.get("progress") if content else None
+    _announce(cfg, run, state, store, machine, bool(progress and progress["pending"]))
     cadence = _cadence(cfg)
     with Signals() as signals, Journal(run.path, state.step, cadence.num_steps) as journal:
         journal.text("config", f"```yaml\n{yaml.safe_dump(cfg, sort_keys=False)}\n```")
@@ -117,7 +120,7 @@ def _train(
         sample = Sampler(run, journal, averaged, preview, interrupted)
         keeper = Keeper(sample, keeping.save, keeping.reload, keeping.dump, keeping.newest, interrupted)
         last = train(
-            trainer, state, cadence, journal, keeper, progress=content.get("progress") if content else None,
+            trainer, state, cadence, journal, keeper, progress=progress,
             on_nonfinite=cfg["training"]["on_nonfinite"], keep_best=cfg["training"]["keep_best"] == "loss",
         )  # fmt: skip
         last = last or last_metrics(run)
@@ -163,18 +166,26 @@ def _header(cfg: dict[str, Any], machine: plan.Machine, trainer: Trainer, store:
     }
 
 
-def _announce(cfg: dict[str, Any], run: RunDir, state: TrainState, store: Store, machine: plan.Machine) -> None:
+def _announce(
+    cfg: dict[str, Any], run: RunDir, state: TrainState, store: Store, machine: plan.Machine, pending: bool
+) -> None:
+    """`pending`: what follows the checkpoint's step was not finished."""
+    step, end = state.step, cfg["training"]["num_steps"]
+    if step >= end and not pending:
+        further = f"ddpm-train resume={run.path} training.num_steps={2 * step}"
+        log.info("nothing is left to do: %s is at step %d of %d; to train further: %s", run.path, step, end, further)
+        return
     log.info(
         "%s %s: %s images of %s, %s parameters, %s in %s, steps %d to %d",
-        "resuming" if state.step else "training",
+        "resuming" if step else "training",
         run.path,
         f"{len(store):,}",
         "x".join(map(str, store.item_shape)),
         f"{sum(p.numel() for p in state.network.parameters()):,}",
         machine.device,
         machine.precision,
-        state.step,
-        cfg["training"]["num_steps"],
+        step,
+        end,
     )
 
 

@@ -23,7 +23,7 @@ REFUSED = {
     "a weighting that learns nothing": ("loss=variational_bound weighting=uncertainty", "weighting=v"),
     "a variance yet to be measured": ("variance=analytic", "ddpm-analytic"),
     "augmentations that are not told": ("training.augment=0.1", "model=ddpmpp_cifar10"),
-    "a table that rises": ("schedule=table schedule.path=rising.txt", "lose signal"),
+    "a table that rises": ("schedule=table schedule.path=rising.txt", "schedule.holds=beta"),
     "a table that is not there": ("schedule=table schedule.path=none.txt", "schedule.path"),
 }
 

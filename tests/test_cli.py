@@ -26,7 +26,7 @@ WRONG_FOR_BOTH = {
     "seed={a:1}": "seed",
     "seed='3": "seed",
     "seed=1,2": "seed",
-    "seed=99999999999999999999999": "seed",
+    "seed=99999999999999999999999": "from 0 to 9223372036854775807",
     "seed=${nope}": "seed",
     "seed=${nope": "seed",
     "seed=${oc.env:DDPM_NO_SUCH_VARIABLE}": "seed",
@@ -54,7 +54,10 @@ WRONG_FOR_BOTH = {
     "variance.x=1": "variance.x",
     "variance=nope": "variance",
     "=3": "=3",
-    "seed": "seed",
+    "seed": "settings are written KEY=VALUE; did you mean seed=VALUE?",
+    "foo": "cannot read 'foo': settings are written KEY=VALUE; see them all with --help",
+    "ddin": "did you mean sampler=ddim?",
+    "help": "did you mean --help?",
     "": "KEY=VALUE",
     "--nope": "--nope",
     "--seed=3": "seed=",
@@ -228,6 +231,12 @@ def test_a_wrong_command_line_is_refused_in_three_lines_that_name_the_key(comman
     assert sorted(workplace.rglob("*")) == before  # nothing is left behind
 
 
+def test_what_was_searched_in_vain_is_told_in_full(command, workplace):
+    for name, key in (("train", "resume"), ("train", "init"), ("sample", "ckpt")):
+        assert f"no checkpoint below {workplace}/outputs/;" in command(name, f"{key}=latest")[2]
+        assert f"no such file or run folder in {workplace};" in command(name, f"{key}=nowhere")[2]
+
+
 def test_what_is_missing_is_asked_for(command):
     assert command("sample") == (2, "", "error: ckpt is required: ddpm-sample ckpt=PATH\n")
 
@@ -265,7 +274,42 @@ def test_an_end_has_its_exit_code_and_its_line(command, build, fault):
     assert told in err
     if code in (2, 3):
         assert len(err.strip().splitlines()) <= 3
+    if code == 3:
         assert "Traceback" in Path("here/train.log").read_text()  # the log has the whole of it
+
+
+def test_a_refused_command_leaves_nothing_behind(command, build, workplace):
+    build.fault[7] = UserError("seed=7 is unlucky")
+    before = sorted(workplace.rglob("*"))
+    for folder in ([], ["run_dir=new/er"], ["run_dir=a_folder/../new"], ["run_dir=a_folder"]):
+        assert command("train", "seed=7", *folder)[0] == 2
+        assert sorted(workplace.rglob("*")) == before
+    Path("a_folder/mine.txt").write_text("mine")
+    Path("a_folder/sample.log").write_text("of a command before\n")
+    before = sorted(workplace.rglob("*"))
+    assert command("sample", "ckpt=a_file", "seed=7", "out_dir=a_folder")[0] == 2
+    assert sorted(workplace.rglob("*")) == before
+    assert "of a command before" in Path("a_folder/sample.log").read_text()
+
+
+def test_a_refusal_takes_away_nothing_of_a_run(command, build):
+    assert command("train", "run_dir=run")[0] == 0
+    Path("run/checkpoints").mkdir()
+    Path("run/checkpoints/step_00000009.pt").touch()
+    build.fault[7] = UserError("seed=7 is unlucky")
+    before = sorted(Path("run").rglob("*"))
+    assert command("train", "resume=run", "seed=7")[0] == 2
+    assert sorted(Path("run").rglob("*")) == before  # nor does it remember the seed
+
+    def claim(config, context):
+        (context.run_dir / "checkpoints").mkdir()
+        raise UserError("too late")
+
+    build.run_training = claim
+    assert command("train", "run_dir=claimed")[0] == 2
+    assert Path("claimed/.hydra/overrides.yaml").is_file() and Path("claimed/train.log").is_file()
+    assert command("train", "-m", "seed=1", "run_dir=sweep")[0] != 0
+    assert Path("sweep/0/.hydra/overrides.yaml").is_file()
 
 
 def test_torchs_out_of_memory_is_the_worlds_fault(command, build):
@@ -318,6 +362,13 @@ def test_a_resumed_run_is_composed_as_it_was_and_keeps_its_record(command, build
     assert Path("a/.hydra/overrides.yaml").read_text() == record
     assert "optimizer.momentum=0.5" in Path("a/.hydra/resume-1/overrides.yaml").read_text()
     assert command("train", "run_dir=a", "resume=auto")[0] == 0
+
+
+@pytest.mark.parametrize("resume", ["latest", "a_run", "a_file"])
+def test_init_beside_resume_is_refused_and_beside_resume_auto_it_is_for_the_first_start(command, build, resume):
+    code, _, err = command("train", f"resume={resume}", "init=a_file")
+    assert code == 2 and "init=a_file" in err and "leave one of the two out" in err and len(err.splitlines()) == 1
+    assert command("train", "run_dir=new", "resume=auto", "init=a_file")[0] == 0
 
 
 def test_a_dry_run_leaves_nothing_behind(command, build, workplace):

@@ -46,6 +46,13 @@ def test_what_the_weights_depend_on_may_not_change(typed, change):
         resume.merge(STORED, {**NOW, **change}, [typed])
 
 
+def test_what_was_typed_and_is_another_value_is_told():
+    typed = ["optimizer.lr=3", "resume=a", "training={stop_at: 5, num_steps: 60}", "device=cpu", "trust=[]", "seed=2"]
+    merged = resume.merge(STORED, {**NOW, "device": "cpu"}, typed)
+    assert resume.changes(STORED, merged, typed) == ["optimizer.lr 1.0 -> 3.0", "training.num_steps 50 -> 60",
+                                                      "training.new_key null -> 5", "seed 1 -> 2"]  # fmt: skip
+
+
 def test_what_is_typed_again_and_where_the_data_lies_may_be_typed():
     moved = {**NOW, "dataset": {**STORED["dataset"], "root": "y"}}
     assert resume.merge(STORED, moved, ["model=unet", "dataset.root=y"])["dataset"]["root"] == "y"

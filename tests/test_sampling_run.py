@@ -70,6 +70,24 @@ def test_what_the_checkpoint_cannot_serve_is_refused_by_name(place, args, told):
     assert done.returncode == 2 and done.stderr.startswith("error: ") and told in done.stderr.splitlines()[0]
 
 
+def test_a_folder_of_other_files_is_refused_as_it_is(place, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    refused = run("sample", "ckpt=latest", f"out_dir={tmp_path}", cwd=place, check=False)
+    assert refused.returncode == 2 and "thesis.tex" in refused.stderr and "choose" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_refusal_leaves_no_folder_and_an_interrupted_drawing_can_go_on(place, tmp_path):
+    for args in (["labels=[10]"], ["guidance.scale=2", "guidance.interval=[5,0.3]"]):
+        refused = run("sample", "ckpt=latest", *args, f"out_dir={tmp_path / 'deep' / 'out'}", cwd=place, check=False)
+        assert refused.returncode == 2 and list(tmp_path.iterdir()) == []
+    (tmp_path / "images").mkdir()  # killed before it wrote its record
+    (tmp_path / "sample.log").touch()
+    (tmp_path / ".hydra").mkdir()
+    sample(place, out=tmp_path)
+    assert (tmp_path / "samples.npz").exists()
+
+
 def test_a_notebook_gets_the_denoiser_in_one_call(place):
     path = sorted(place.glob("outputs/*/*/checkpoints/*.pt"))[-1]
     denoiser = build.load_denoiser(path)

@@ -1,16 +1,22 @@
 """ddpm-train end to end: what a run leaves behind, and that a resumed run is the uninterrupted one, bit for bit."""
 
 import csv
+import fcntl
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from commands import run
+
+from ddpm_cli.preview import Preview
 
 TINY = (
     "dataset=shapes dataset.num_images=100 dataset.image_size=8 dataset.channels=1 model.channels=8 model.patch_size=1 "
@@ -88,12 +94,45 @@ def test_stop_and_resume_equal_the_uninterrupted_run_bit_for_bit(place, straight
     assert steps == sorted(set(steps)) and steps[-1] == 40
 
 
+def test_a_preview_without_memory_says_what_to_type_and_the_run_goes_on_as_if_nothing_had_been(
+    place, straight, monkeypatch
+):
+    def full(self, denoiser):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    folder = place / "no_memory"
+    args = [*TINY, "training.num_steps=40", "model.dropout=0.2", "dataset.flip=true", f"run_dir={folder}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Preview, "__call__", full)
+        failed = run("train", *args, "training.checkpoint_every=100", cwd=place, check=False)
+    assert failed.returncode == 3
+    last = failed.stderr.splitlines()[-1]
+    assert f"resume={folder} training.num_samples=2 or training.sample_every=0" in last and "step 20" in last
+    assert [path.name for path in (folder / "checkpoints").glob("*.pt")] == ["step_00000020.pt"]
+    run("train", f"resume={folder}", cwd=place)
+    files = [path / "checkpoints" / "step_00000040.pt" for path in (straight[0], folder)]
+    first, second = (tensors(torch.load(file, weights_only=True)) for file in files)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for step in (20, 40):
+        images = [(path / "samples" / f"step_{step:08d}.png").read_bytes() for path in (straight[0], folder)]
+        assert images[0] == images[1]
+
+
 def test_resume_takes_what_is_typed_and_refuses_another_network(place, straight):
     folder = straight[0]
     refused = run("train", f"resume={folder}", "model.channels=16", cwd=place, check=False)
     assert refused.returncode == 2 and refused.stderr.startswith("error: model.channels cannot change on resume")
     longer = run("train", f"resume={folder}", "training.num_steps=45", cwd=place)
     assert longer.returncode == 0 and (folder / "checkpoints" / "step_00000045.pt").exists()
+
+
+def test_a_run_that_is_past_its_end_says_that_nothing_is_left_and_what_was_changed(place):
+    run("train", *TINY, "training.num_steps=10", "training.sample_every=0", "run_dir=past", cwd=place)
+    done = run("train", "resume=past", "training.num_steps=7", "seed=5", "training.log_every=5", cwd=place)
+    assert "changed since the checkpoint: training.num_steps 10 -> 7, seed 0 -> 5\n" in done.stderr
+    (told,) = [line for line in done.stderr.splitlines() if "nothing is left to do" in line]
+    assert "at step 10 of 7" in told and "training.num_steps=20" in told and "steps 10 to 7" not in done.stderr
+    assert done.stdout.splitlines()[-1] == str(place / "past")
 
 
 def test_a_folder_that_holds_a_run_is_refused(place, straight):
@@ -134,26 +173,63 @@ def test_a_sweep_has_a_folder_a_job_and_one_summary(place):
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
-@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(place, number, code):
-    folder = place / f"signal_{code}"
-    args = [*TINY, "training.num_steps=100000", "training.sample_every=0", "training.log_every=2", f"run_dir={folder}"]
+ENDLESS = [*TINY, "training.num_steps=100000", "training.sample_every=0", "training.log_every=2"]
+
+
+def begun(folder, cwd, **how):
+    """A process that trains, and has written its first figures."""
+    argv = [sys.executable, "-m", "ddpm_cli.train", *ENDLESS, f"run_dir={folder}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ddpm_cli.train", *args],
-        cwd=place,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        argv, cwd=cwd, **{"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, **how}
     )
     deadline = time.monotonic() + 120
     while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
+    return process
+
+
+def is_saved(folder):
+    """Whether the run was stopped with a checkpoint and without litter."""
+    files = {path.suffix for path in (folder / "checkpoints").iterdir()}
+    return files == {".pt"} and json.loads((folder / "result.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(place, number, code):
+    folder = place / f"signal_{code}"
+    process = begun(folder, place)
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == code and f"resume={folder}" in err
-    assert list((folder / "checkpoints").glob("step_*.pt")) and not list((folder / "checkpoints").glob(".*"))
-    assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
+    assert is_saved(folder)
+
+
+def test_a_closed_terminal_saves_a_checkpoint(place):
+    terminal, end = pty.openpty()
+    folder = place / "closed"
+
+    def take():  # the terminal as its own, as a shell's child has it
+        os.setsid()
+        fcntl.ioctl(end, termios.TIOCSCTTY, 0)
+
+    process = begun(folder, place, stdin=end, stdout=end, stderr=end, preexec_fn=take)
+    os.close(end)
+    os.close(terminal)
+    process.wait(timeout=30)
+    assert is_saved(folder)
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(place):
+    folder = place / "nohup"
+    process = begun(folder, place, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    before = len((folder / "metrics.jsonl").read_text().splitlines())
+    time.sleep(1.5)
+    assert process.poll() is None and len((folder / "metrics.jsonl").read_text().splitlines()) > before
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
 
 
 def test_dry_run_says_the_papers_recipe_and_writes_nothing(tmp_path):

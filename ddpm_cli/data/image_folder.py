@@ -18,7 +18,7 @@ from ddpm_cli.errors import UserError
 
 log = logging.getLogger(__name__)
 
-MAX_SKIPPED = 0.01  # more unreadable files than this are no accident
+ONE_SKIPPED_IN = 100  # more unreadable files than this are no accident
 
 
 def image_folder(
@@ -72,10 +72,16 @@ def _decoded(
 
 
 def _check_failures(failures: list[str], num_files: int, skip: bool) -> None:
+    most = num_files // ONE_SKIPPED_IN
+    rule = f"at most 1% of the images, {most} of these {num_files}"
+    named = "; ".join(failures[:3])
     if failures and not skip:
-        raise UserError(f"{failures[0]}\nrepair or remove the file, or leave out such files with dataset.on_error=skip")
-    if len(failures) > MAX_SKIPPED * num_files:
+        skipping = f"leave out such files ({rule}) with dataset.on_error=skip"
+        why_not = f"dataset.on_error=skip leaves out {rule}"
+        remedy = f", or {skipping}" if len(failures) <= most else f" ({why_not})"
+        raise UserError(f"{named}\nrepair or remove what cannot be read{remedy}")
+    if len(failures) > most:
         raise UserError(
-            f"dataset.on_error: {len(failures)} of {num_files} images cannot be read, "
-            f"more than {MAX_SKIPPED:.0%}; the last one: {failures[-1]}"
+            f"dataset.on_error=skip leaves out {rule}, and {len(failures)} cannot be read (more may follow); repair or "
+            f"remove such files:\n{named}"
         )

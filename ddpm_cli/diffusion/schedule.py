@@ -126,6 +126,18 @@ def table(values: list[float], holds: str = "alpha_bar") -> NoiseSchedule:
         raise ValueError(
             f"alpha_bar must lie in [0, 1), got {numbers.min():g}..{numbers.max():g}; or set schedule.holds"
         )
+    rises = (numbers.diff() >= 0).nonzero().flatten().tolist()
+    if rises and len(rises) == len(numbers) - 1 and numbers[0] > 0:
+        raise ValueError(
+            f"alpha_bar must fall, and these numbers rise from {numbers[0]:g} to {numbers[-1]:g}, as betas do; "
+            "set schedule.holds=beta"
+        )
+    if rises:
+        t = rises[0] + 1
+        raise ValueError(
+            f"alpha_bar must fall from t to t, got {values[t - 1]:g} at t = {t} and {values[t]:g} at t = {t + 1}; "
+            "correct the file, or set schedule.holds"
+        )
     return NoiseSchedule(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
 
 

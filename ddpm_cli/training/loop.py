@@ -173,11 +173,28 @@ class Loop:
             self.journal.metrics(step, self.last)
         paused = self.meter.pause()
         if cadence.due(cadence.sample_every, step):
-            self.keeper.sample(self.state)
+            self._preview()
         self.pending = False
         if saving:
             self._save(judge=True)
         self.meter.resume(paused)
+
+    def _preview(self) -> None:
+        """A preview that fails must not cost the steps before it: they are saved, and it stays pending."""
+        try:
+            self.keeper.sample(self.state)
+        except Interrupted:
+            raise
+        except Exception as error:
+            if self.saved != self.state.step:
+                self.watch.check()
+                try:
+                    self._save()
+                except WorldError as second:  # the same full disk, as like as not
+                    log.warning("%s", second)
+                    raise error from None
+            log.warning("the preview of step %d failed; the step is saved", self.state.step)
+            raise
 
     def _save(self, *, judge: bool = False) -> None:
         """`judge`: at the checkpoints of the cadence alone, so that an interruption does not change what is best."""
@@ -215,7 +232,7 @@ class Loop:
         return WorldError(
             f"the loss or its gradient was not finite at step {found.step + 1} (lr {lr:.3g}){more}; the step was not "
             f"applied, its batch is in {dump}.\n"
-            f"The last good checkpoint is {newest or 'none: the run made none'}.\n"
+            f"{f'The last good checkpoint is {newest}' if newest else 'There is no checkpoint yet'}.\n"
             "Try a lower optimizer.lr, precision=fp32, training.max_grad_norm=1 or training.on_nonfinite=rollback"
         )
 

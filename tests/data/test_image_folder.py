@@ -133,8 +133,21 @@ def test_more_than_one_percent_skipped_is_an_error(tmp_path):
     spoil(tmp_path / "a/7.png", "text")
     assert len(load(tmp_path, on_error="skip")) == 99
     spoil(tmp_path / "a/8.png", "text")
-    with pytest.raises(UserError, match=r"^dataset\.on_error: 2 of 100 .*a/8\.png"):
+    with pytest.raises(
+        UserError, match=r"at most 1% of the images, 1 of these 100, and 2 .*remove such files:\n.*a/8\.png"
+    ):
         load(tmp_path, on_error="skip")
+
+
+def test_skipping_is_offered_only_where_it_would_do(tmp_path):
+    draw(tmp_path, *(f"a/{number:03}.png" for number in range(100)))
+    spoil(tmp_path / "a/007.png", "text")
+    with pytest.raises(UserError, match=r"repair or remove.*, or leave out.*at most 1% .*on_error=skip$"):
+        load(tmp_path)
+    for number in (8, 9, 10):
+        spoil(tmp_path / f"a/{number:03}.png", "text")
+    with pytest.raises(UserError, match=r"007.*008.*009.png[^;]*\nrepair or remove.*skip leaves out at most 1%"):
+        load(tmp_path)
 
 
 def test_a_worker_that_raises_ends_the_preparation_within_seconds(tmp_path, monkeypatch):

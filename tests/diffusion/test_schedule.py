@@ -140,8 +140,10 @@ def test_a_table_from_numbers_is_the_schedule_they_came_from():
         for holds, values in numbers.items():
             again = schedule.table(values.tolist(), holds)
             torch.testing.assert_close(again.alpha, noise.alpha, rtol=1e-9, atol=0, msg=name)
-    with pytest.raises(ValueError, match="lose signal at every step"):
+    with pytest.raises(ValueError, match="0.9 at t = 1 and 0.95 at t = 2"):
         schedule.table([0.9, 0.95, 0.1])
+    with pytest.raises(ValueError, match="from 0.0001 to 0.02, as betas do; set schedule.holds=beta"):
+        schedule.table(torch.linspace(1e-4, 0.02, 50).tolist())
     with pytest.raises(ValueError, match="schedule.holds"):
         schedule.table([0.9, 1.5])
 

@@ -1,4 +1,4 @@
-"""R6: SIGTERM, SIGINT and SIGUSR1, to the process and to its group, in every phase of a command."""
+"""R6: SIGTERM, SIGINT, SIGUSR1 and SIGHUP, to the process and to its group, in every phase of a command."""
 
 import os
 import signal
@@ -13,11 +13,11 @@ from reliability import forks
 from reliability.pictures import write_pictures
 from reliability.runs import TINY, Outcome, difference, trained, unless
 
-CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143}
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143, signal.SIGHUP: 129}
 
 
 def r6_signals(place: Path, trials: int) -> Outcome:
-    """Saved, 143 or 130, within 10 s, no child left; going on gives the run that was never stopped."""
+    """Saved, 143, 130 or 129, within 10 s, no child left; going on gives the run that was never stopped."""
     outcome, reference = Outcome(), trained(place, "reference")
     pictures = place / "to_prepare"
     write_pictures(pictures, 40)

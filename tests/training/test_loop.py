@@ -1,6 +1,7 @@
 """The loop's own decisions: what is best, what is left out, what fits in memory, what is not finite."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,6 +96,39 @@ def test_a_rollback_leaves_out_the_batch_and_says_how_often(store):
     assert [step for step, _ in journal.lines] == [3, 6, 9]
 
 
+def test_a_failed_preview_costs_no_step_and_is_made_again_by_a_resume(store):
+    cadence = Cadence(num_steps=9, stop_at=None, log_every=3, sample_every=3, checkpoint_every=4)
+    (trainer, whole), quiet, memory = make(store), Quiet(), Memory()
+    train(trainer, whole, cadence, quiet, memory.keeper())
+
+    def fail(state):
+        if state.step == 6:
+            raise WorldError("the disk is full")
+
+    (trainer, state), journal, memory = make(store), Quiet(), Memory()
+    with pytest.raises(WorldError, match="the disk is full"):
+        train(trainer, state, cadence, journal, replace(memory.keeper(), sample=fail))
+    assert [step for step, *_ in memory.saved] == [4, 6]
+    trainer, state = make(store)
+    progress, drawn = memory.reload(state), []
+    keeper = replace(memory.keeper(), sample=lambda s: drawn.append(s.step))
+    train(trainer, state, cadence, journal, keeper, progress=progress)
+    assert drawn == [6, 9] and journal.lines == quiet.lines
+    assert all(torch.equal(a, b) for a, b in zip(flat(whole), flat(state), strict=True))
+
+
+def test_the_error_of_a_preview_comes_out_where_nothing_can_be_saved(store):
+    def full(*_):
+        raise WorldError("could not write the checkpoint")
+
+    def fail(state):
+        raise ZeroDivisionError
+
+    (trainer, state), memory = make(store), Memory()
+    with pytest.raises(ZeroDivisionError):
+        train(trainer, state, Cadence(9, None, 3, 3, 4), Quiet(), replace(memory.keeper(), sample=fail, save=full))
+
+
 def test_too_many_rollbacks_are_no_accident(store):
     trainer, state = make(store)
     poison(trainer, set(range(3, 100)))
@@ -107,7 +141,7 @@ def test_a_state_that_is_not_finite_is_not_saved(store):
     memory = Memory()
     state.emas["ema"].network.state_dict()
     next(state.emas["ema"].network.parameters()).data[0] = math.inf
-    with pytest.raises(WorldError, match="at step 2"):
+    with pytest.raises(WorldError, match=r"at step 2.*\nThere is no checkpoint yet\.\n"):
         train(trainer, state, CADENCE, Quiet(), memory.keeper())
     assert memory.saved == [] and first_non_finite(state.state_dict()).startswith("emas.ema.")
 
