@@ -22,6 +22,7 @@ import yaml
 
 from ddpm_cli.argv import Place
 from ddpm_cli.config import Context
+from ddpm_cli.ending import ending_signals
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.plan import Machine
 from ddpm_cli.run_dir import checkpoints
@@ -108,7 +109,7 @@ class Fleet:
         if sys.platform == "linux":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(threads)}
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        numbers = ending_signals()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # children inherit it, until they ignore them
         try:
             for rank in range(1, count):

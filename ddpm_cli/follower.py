@@ -20,13 +20,14 @@ import yaml
 from ddpm_cli import budget, build, runtime
 from ddpm_cli.argv import Place
 from ddpm_cli.assembly import assembled, fitted
+from ddpm_cli.ending import ending_signals
 from ddpm_cli.errors import WorldError
 from ddpm_cli.fleet import FAILED, FINGERPRINT, PLAN, READY, launchers_store
 from ddpm_cli.training.ranks import GivenUp, Group
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import Batch, Trainer
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = ending_signals()
 
 
 def follow_launched(place: Place) -> float:

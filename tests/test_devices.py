@@ -171,15 +171,17 @@ def from_this_checkout(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_signal_to_all_saves_and_leaves_no_process(place):
-    process, children = started(place, "ended")
+@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_to_all_saves_and_leaves_no_process(place, number, code):
+    folder = place / f"ended_{code}"
+    process, children = started(place, folder.name)
     sent = time.monotonic()
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 143 and f"resume={place / 'ended'}" in err and time.monotonic() - sent < 10
+    assert process.returncode == code and f"resume={folder}" in err and time.monotonic() - sent < 10
     assert len(children) == 1 and gone(children[0])
-    last = losses(place / "ended")
-    assert (place / f"ended/checkpoints/step_{len(last):08d}.pt").exists()
+    last = losses(folder)
+    assert (folder / f"checkpoints/step_{len(last):08d}.pt").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
