@@ -71,13 +71,14 @@ def _uniform(schedule: NoiseSchedule, count: int) -> Tensor:
 
 
 def _ends(schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
-    """The log-SNR at T, but of at most _MOST_SIGMA, and at 1."""
+    """The log-SNR at T, but of at most _MOST_SIGMA (or what x_T is scaled by, where that is more), and at 1."""
     if schedule.zero_terminal_snr:
         raise ValueError(
             "sampler.spacing: with zero terminal SNR the noise level at T is infinite; choose sampler.spacing=trailing"
         )
     level = schedule.level(torch.tensor([schedule.num_timesteps, 1]))
-    return level.log_snr[0].clamp(min=-2 * math.log(_MOST_SIGMA)), level.log_snr[1]
+    most = max(_MOST_SIGMA, schedule.prior_scale)
+    return level.log_snr[0].clamp(min=-2 * math.log(most)), level.log_snr[1]
 
 
 def _between(schedule: NoiseSchedule, log_snr: Tensor) -> Tensor:

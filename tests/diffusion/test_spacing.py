@@ -35,6 +35,11 @@ def test_levels_without_a_trace_of_signal_are_passed_over():
         assert float(level.sigma / level.alpha) == pytest.approx(160)
 
 
+def test_a_walk_starts_at_the_noise_that_x_T_is_scaled_to():
+    loud = schedule.edm(sigma_max=300.0)
+    assert float(loud.level(loud.times(18)[0]).sigma) == pytest.approx(loud.prior_scale) == 300
+
+
 def test_a_list_is_taken_as_it_stands():
     assert LINEAR.times(None, [1000, 500.5, 1, 0]).tolist() == [1000, 500.5, 1, 0]
     assert LINEAR.times(50, [300, 20]).tolist() == [300, 20]

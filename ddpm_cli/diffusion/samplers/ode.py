@@ -1,7 +1,8 @@
 """Samplers of the probability-flow ODE dx/dsigma = (x - x_0) / sigma, in x/alpha over sigma/alpha (Karras et al. 2022).
 
 r is the step's ratio of sigma/alpha, end over start. Each step is written out as weights of the state and the
-estimates, so that nothing is divided by a small sigma while sampling.
+estimates, so that nothing is divided by a small sigma while sampling. Out of noise, a step too long for a correction
+is Euler's: see _corrected.
 """
 
 import math
@@ -23,6 +24,10 @@ from ddpm_cli.diffusion.samplers.base import (
 )
 from ddpm_cli.diffusion.schedule import NoiseSchedule
 from ddpm_cli.diffusion.spacing import Spacing
+
+# From sigma/alpha above 1 two estimates of data in [-1, 1] may differ by about 1. Where a correction puts more of that
+# difference than these standard deviations of the step's noise into the image, the network no longer knows it for noise.
+_MOST_CORRECTION = 3.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,17 @@ def _euler(denoise: BoundDenoise, x: Tensor, grid: Grid, keep: list[float], gain
         x_0 = denoise(x, t).x_0
         x = combined(x, keep[i], (gain[i], x_0))
         yield SamplerStep(i, s, x, x_0)
+
+
+def _corrected(grid: Grid, weight: Tensor) -> list[bool]:
+    """Which steps a second evaluation corrects, weight being that of the two estimates' difference, over alpha.
+
+    Left out are the step into the clean image and steps far too long out of noise, as trailing's first of the cosine
+    schedule, from 20,000 to 5: the correction would outweigh all noise, where Euler's step is nearly exact.
+    """
+    start, end = (level.sigma / level.alpha for level in (grid.start, grid.end))
+    too_long = (start > 1) & (weight > _MOST_CORRECTION * end)
+    return ((end > 0) & ~too_long).tolist()
 
 
 def _heun_weights(grid: Grid) -> tuple[list[float], list[float]]:
@@ -113,12 +129,13 @@ class ChurnedHeun:
 def _heun(denoise, x, grid: Grid, churn, noise, ends: tuple[Tensor, ...] | None = None) -> Iterator[SamplerStep]:
     keep, gain = (weights.tolist() for weights in grid.first_order)
     at_start, at_end = _heun_weights(grid)
+    corrected = _corrected(grid, (1 / grid.ratio - 1) / 2)
     for i, (t, s) in enumerate(zip(grid.times, ends or grid.times[1:], strict=False)):
         if churn is not None and churn[1][i] > 0:
             x = combined(x, churn[0][i], (churn[1][i], noise(i)))
         x_0 = denoise(x, t).x_0
         ahead = combined(x, keep[i], (gain[i], x_0))
-        if s > 0:
+        if corrected[i]:
             ahead = combined(x, keep[i], (at_start[i], x_0), (at_end[i], denoise(ahead, s).x_0))
         x = ahead
         yield SamplerStep(i, float(s), x, x_0)
@@ -151,9 +168,10 @@ def _dpm_2(denoise, x: Tensor, grid: Grid, middle: Tensor, schedule: NoiseSchedu
     root = grid.ratio.sqrt()
     slope = grid.end.alpha * (root - 1 / root)  # (sigma' - sigma) / sigma_middle
     at_start, at_middle = (slope * (1 - root)).tolist(), (-slope).tolist()
+    corrected = _corrected(grid, 1 / root - root)
     for i, (t, t_m, s) in enumerate(zip(grid.times, middle.unbind(), grid.ends, strict=False)):
         x_0 = denoise(x, t).x_0
-        if s > 0:
+        if corrected[i]:
             x_m = combined(x, keep_m[i], (gain_m[i], x_0))
             x = combined(x, keep[i], (at_start[i], x_0), (at_middle[i], denoise(x_m, t_m).x_0))
         else:
