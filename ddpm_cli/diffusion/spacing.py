@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ddpm_cli.diffusion.schedule import NoiseSchedule
 
 _ROWS = ("trailing", "leading", "linspace")  # visit whole timesteps
-_LEVELS = ("karras", "log_snr", "log_snr_to_1")  # choose noise levels, so that times are real
-SPACINGS = _ROWS + _LEVELS
+LEVEL_SPACINGS = ("karras", "log_snr", "log_snr_to_1")  # choose noise levels, so that times are real
+SPACINGS = _ROWS + LEVEL_SPACINGS
 
 # sigma/alpha where walks over levels begin at the latest. At the cosine schedule's end it is 20,000: two thirds of the
 # steps would pass where nothing is to be seen. DDPM's linear schedule ends at 157, EDM begins at 80.

@@ -19,14 +19,14 @@ from ddpm_cli.diffusion.samplers.base import (
     SamplerStep,
     StepNoise,
     combined,
+    grid_in_sigma,
     grid_of,
-    refuse_zero_snr,
 )
 from ddpm_cli.diffusion.schedule import NoiseSchedule
 from ddpm_cli.diffusion.spacing import Spacing
 
 # From sigma/alpha above 1 two estimates of data in [-1, 1] may differ by about 1. Where a correction puts more of that
-# difference than these standard deviations of the step's noise into the image, the network no longer knows it for noise.
+# difference than this many standard deviations of the step's noise into the image, it no longer passes for noise.
 _MOST_CORRECTION = 3.0
 
 
@@ -84,8 +84,7 @@ class Heun:
     def __call__(
         self, denoise: BoundDenoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise: StepNoise
     ) -> Iterator[SamplerStep]:
-        grid = grid_of(schedule, self.num_steps, self.spacing)
-        refuse_zero_snr(grid, "heun")
+        grid = grid_in_sigma(schedule, self.num_steps, self.spacing, "heun")
         return _heun(denoise, x_T, grid, None, noise)
 
 
@@ -111,8 +110,7 @@ class ChurnedHeun:
     def __call__(
         self, denoise: BoundDenoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise: StepNoise
     ) -> Iterator[SamplerStep]:
-        grid = grid_of(schedule, self.num_steps, self.spacing)
-        refuse_zero_snr(grid, "edm")
+        grid = grid_in_sigma(schedule, self.num_steps, self.spacing, "edm")
         sigma = grid.start.sigma / grid.start.alpha
         gamma = min(self.s_churn / len(sigma), math.sqrt(2) - 1)
         raised = torch.where((sigma >= self.s_min) & (sigma <= self.s_max), 1 + gamma, 1.0)
@@ -154,8 +152,7 @@ class DPM2:
     def __call__(
         self, denoise: BoundDenoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise: StepNoise
     ) -> Iterator[SamplerStep]:
-        grid = grid_of(schedule, self.num_steps, self.spacing)
-        refuse_zero_snr(grid, "dpm_2")
+        grid = grid_in_sigma(schedule, self.num_steps, self.spacing, "dpm2")
         middle = torch.where(grid.end.sigma > 0, (grid.start.log_snr + grid.end.log_snr) / 2, grid.start.log_snr)
         return _dpm_2(denoise, x_T, grid, schedule.time_of(middle), schedule)
 
