@@ -21,6 +21,7 @@ TINY = (
 ).split()
 SAMPLERS = sorted(path.stem for path in (Path(__file__).parent.parent / "configs" / "sampler").glob("*.yaml"))
 MODELS = {"vp": [], "edm": ["schedule=edm", "prediction=edm"], "plain": ["model.class_conditional=false"]}
+MODELS["labelled"] = ["training.label_dropout=0"]
 
 
 def composed(command, *overrides):
@@ -104,7 +105,7 @@ def test_guidance_clipping_and_spacing_change_the_images_not_their_independence(
 
 def test_autoguidance_takes_another_checkpoint_also_without_classes(draw, place):
     base = ["sampler.num_steps=4", "num_images=2"]
-    for model, guide in (("vp", "weak"), ("plain", "weak")):
+    for model, guide in (("vp", "weak"), ("plain", "weak"), ("labelled", "weak")):
         off, _ = draw(model, *base, out=f"off-{model}")
         on, _ = draw(model, *base, "guidance.scale=2", f"guidance.guide_ckpt={place}/{guide}.pt", out=f"on-{model}")
         assert not np.array_equal(on, off)
@@ -116,6 +117,9 @@ def test_autoguidance_takes_another_checkpoint_also_without_classes(draw, place)
         ("vp", ["guidance.scale=2", "guidance.guide_ckpt=PLACE/edm.pt"], "guidance.guide_ckpt"),
         ("plain", ["guidance.scale=2"], "class-conditional"),
         ("plain", ["guidance.cads.noise=0.1"], "class-conditional"),
+        ("labelled", ["guidance.scale=2"], "guidance.scale=2: .*label_dropout=0 .*label_dropout=0.1, or .*guide_ckpt"),
+        ("labelled", ["labels=none"], "labels=none: .*label_dropout=0 .*null label; choose labels=each"),
+        ("labelled", ["edit=sdedit", "edit.image=PLACE/photos"], "an edit without labels: .*null label"),
         ("vp", ["sampler.spacing=[60,0]"], "sampler.spacing"),
         ("vp", ["sampler.spacing=leading", "sampler.num_steps=51"], "sampler.num_steps"),
         ("vp", ["guidance.scale=2", "guidance.interval=[2,1]"], "guidance.interval"),
