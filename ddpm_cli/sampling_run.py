@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ddpm_cli import __version__, checkpoint, pictures
 from ddpm_cli.artist import Artist, build_artist
 from ddpm_cli.config import Context
 from ddpm_cli.data.store import to_file
+from ddpm_cli.edit_images import Gallery, with_frames
 from ddpm_cli.errors import UserError
 from ddpm_cli.film import Film
 from ddpm_cli.making import name_of
@@ -33,7 +35,7 @@ def run_sampling(cfg: dict[str, Any], context: Context) -> None:
     stdout is that folder."""
     path = checkpoint.find(cfg["ckpt"])
     artist = build_artist(cfg, path)
-    total = _how_many(cfg, context, artist)
+    artist, total = _how_many(cfg, context, artist)
     labels = artist.labels_of(range(total))  # refuses a label out of range before anything is drawn
     out = context.run_dir
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -52,11 +54,16 @@ def run_sampling(cfg: dict[str, Any], context: Context) -> None:
     print(out)
 
 
-def _how_many(cfg: dict[str, Any], context: Context, artist: Artist) -> int:
-    """num_images; of an edit, unless it was typed, one for each image, and all frames of an interpolation."""
-    if artist.gallery is None or "num_images" in context.typed_keys:
-        return int(cfg["num_images"])
-    return len(artist.gallery) * artist.gallery.frames
+def _how_many(cfg: dict[str, Any], context: Context, artist: Artist) -> tuple[Artist, int]:
+    """num_images, which a typed one shares out as an interpolation's frames; of an edit, unless it was typed, one for
+    each image, and all frames of an interpolation."""
+    gallery, typed = artist.gallery, context.typed_keys
+    if gallery is None:
+        return artist, int(cfg["num_images"])
+    if "num_images" not in typed:
+        return artist, len(gallery) * gallery.frames
+    gallery = with_frames(gallery, int(cfg["num_images"]), "edit.frames" in typed)
+    return replace(artist, gallery=gallery), int(cfg["num_images"])
 
 
 @torch.inference_mode()
@@ -135,12 +142,18 @@ def _record(cfg: dict[str, Any], path: Path, artist: Artist, total: int) -> dict
         "clip": cfg["clip"],
         "labels": cfg["labels"],
         "guidance": cfg["guidance"],
-        "edit": cfg["edit"] and {"name": name_of(cfg["edit"]), **_knobs(cfg["edit"])},
+        "edit": _edit(cfg["edit"], artist.gallery),
         "weights": cfg["weights"],
         "device": str(artist.device),
         "precision": next(k for k, v in PRECISIONS.items() if v == artist.trained.denoiser.amp_dtype),
         "versions": {"ddpm_cli": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
     }
+
+
+def _edit(node: dict[str, Any] | None, gallery: Gallery | None) -> dict[str, Any] | None:
+    if node is None or gallery is None:
+        return None
+    return {"name": name_of(node), **_knobs(node), **({"frames": gallery.frames} if "frames" in node else {})}
 
 
 def _sha256(path: Path) -> str:

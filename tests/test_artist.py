@@ -214,3 +214,16 @@ def test_reconstruction_and_interpolation_make_as_many_images_as_they_should(dra
     assert len(frames) == 6
     with Image.open(folder / "side_by_side.png") as sheet:
         assert sheet.width / 5 == pytest.approx(sheet.height / 2, rel=0.1)  # two rows: image, three frames, image
+
+
+def test_num_images_of_an_interpolation_span_the_whole_way(draw, place):
+    ends = [f"edit.image={place}/photos/a.png", f"edit.to={place}/photos/b.png"]
+    knobs = ["edit=interpolate", *ends, "sampler.num_steps=20"]
+    five, _ = draw("vp", *knobs, "edit.frames=5", out="five")
+    three, folder = draw("vp", *knobs, "num_images=3", out="three")
+    assert len(three) == 3 and all(same(three[k], five[2 * k]) for k in range(3))
+    assert json.loads((folder / "sampling.json").read_text())["edit"]["frames"] == 3
+    for typed in (["num_images=3", "edit.frames=5"], ["num_images=1"], [f"edit.image={place}/photos", "num_images=5"]):
+        with pytest.raises(UserError, match="num_images=[135] must be a multiple of .* edit.frames") as caught:
+            draw("vp", *knobs, *typed, out="refused")
+        assert len(str(caught.value).splitlines()) == 1
