@@ -96,7 +96,10 @@ def build_artist(cfg: dict[str, Any], path: Path) -> Artist:
     """Loads the checkpoint and joins it with what the invocation asks for; UserError where they do not go together."""
     trained = build.load_trained(path, cfg["weights"], cfg["variance"], cfg["trust"])
     denoiser, knobs = trained.denoiser, cfg["guidance"]
-    _check_classes(cfg, trained, path)
+    try:
+        _check_classes(cfg, trained, path)
+    except ValueError as error:
+        raise error if isinstance(error, UserError) else UserError(str(error)) from error
     flops = plan.forward_flops(denoiser.network, build.item_shape(trained.config))
     machine = plan.choose_machine({**cfg, "compile": False}, flops)
     guide = None if knobs["guide_ckpt"] is None else _load_guide(cfg, trained)
@@ -137,8 +140,22 @@ def _check_classes(cfg: dict[str, Any], trained: build.Trained, path: Path) -> N
         raise UserError(f"labels, guidance.scale and cads need a class-conditional model; {path} is unconditional")
     if conditional and trained.config.get("training", {}).get("label_dropout") == 0:
         _check_null_label(cfg, by_label)
+    _warn_of_no_effect(cfg, conditional)
+
+
+def _warn_of_no_effect(cfg: dict[str, Any], conditional: bool) -> None:
+    """A line for each knob of guidance that was set and that the others make void."""
+    knobs = cfg["guidance"]
+    cads = CADS(**knobs["cads"])
     if knobs["scale"] == 1 and (knobs["guide_ckpt"] or knobs["interval"] or knobs["rescale"]):
         log.warning("guidance.scale=1 is no guidance: guide_ckpt, interval and rescale have no effect")
+    if conditional and wanted_labels(cfg["labels"], cfg["edit"]) == "none":
+        by_label = ["guidance.scale"] if knobs["scale"] != 1 and knobs["guide_ckpt"] is None else []
+        void = [*by_label, *(["guidance.cads"] if cads.noise else [])]
+        if void:
+            log.warning("labels=none: %s has no effect on the null label; choose labels=each", " and ".join(void))
+    if not cads.noise and cads != CADS(noise=cads.noise):
+        log.warning("guidance.cads.noise=0 is no noise: cads.start, cads.end and cads.mixing have no effect")
 
 
 def _check_null_label(cfg: dict[str, Any], by_label: bool) -> None:
@@ -165,7 +182,14 @@ def _load_guide(cfg: dict[str, Any], trained: build.Trained) -> Denoiser:
             f"guidance.guide_ckpt={path} has another schedule, image shape or number of classes than ckpt; "
             "take an earlier checkpoint of the same run"
         )
+    if cfg["guidance"]["scale"] != 1 and not cfg["guidance"]["cads"]["noise"] and _same_weights(trained, guide):
+        log.warning("guidance.guide_ckpt=%s holds the same weights as ckpt: guidance.scale has no effect", path)
     return guide.denoiser
+
+
+def _same_weights(one: build.Trained, other: build.Trained) -> bool:
+    a, b = (trained.denoiser.network.state_dict() for trained in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def _check_walk(artist: Artist) -> None:

@@ -36,6 +36,9 @@ def run_sampling(cfg: dict[str, Any], context: Context) -> None:
     path = checkpoint.find(cfg["ckpt"])
     artist = build_artist(cfg, path)
     artist, total = _how_many(cfg, context, artist)
+    spacing, num_steps = (cfg["sampler"].get(key) for key in ("spacing", "num_steps"))
+    if isinstance(spacing, list) and "sampler.num_steps" in context.typed_keys and num_steps != len(spacing) - 1:
+        log.warning("sampler.num_steps=%s has no effect: sampler.spacing lists %d steps", num_steps, len(spacing) - 1)
     labels = artist.labels_of(range(total))  # refuses a label out of range before anything is drawn
     out = context.run_dir
     (out / "images").mkdir(parents=True, exist_ok=True)

@@ -137,6 +137,26 @@ def test_what_does_not_go_together_is_refused_in_a_line_before_anything_is_drawn
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("knobs", "told"),
+    [
+        (["labels=none", "guidance.scale=2"], "labels=none: guidance.scale has no effect"),
+        (["labels=none", "guidance.cads.noise=0.1"], "labels=none: guidance.cads has no effect"),
+        (["guidance.cads.end=0.8"], "guidance.cads.noise=0 is no noise"),
+        (["guidance.scale=2", "guidance.guide_ckpt=PLACE/vp.pt"], "holds the same weights as ckpt"),
+        (["sampler.spacing=[50,20,0]"], "sampler.num_steps=3 has no effect: sampler.spacing lists 2 steps"),
+        (["labels=none", "guidance.scale=2", "guidance.guide_ckpt=PLACE/weak.pt"], None),
+        (["guidance.scale=2", "guidance.cads.noise=0.1", "guidance.cads.end=0.8"], None),
+        (["sampler.spacing=[50,20,10,0]"], None),
+    ],
+    ids=str,
+)
+def test_what_has_no_effect_is_said_in_a_line(draw, place, caplog, knobs, told):
+    draw("vp", "num_images=1", "sampler.num_steps=3", *[knob.replace("PLACE", str(place)) for knob in knobs])
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == (told is not None) and (told is None or told in warned[0])
+
+
 # Going on
 
 
