@@ -180,6 +180,44 @@ def test_images_of_other_settings_are_not_mixed_in(draw, tmp_path):
         draw("vp", "num_images=2", "sampler.num_steps=2")
 
 
+@pytest.fixture
+def measured(place):
+    """vp.pt with an analytic variance, which changes the file, not the weights; and another measurement of it."""
+    for name, error in (("vp", 1.0), ("vp again", 0.5)):
+        estimate = {"log_snr": torch.tensor([5.0, -5.0]), "noise_error": torch.tensor([error, 1.0])}
+        content = checkpoint.load(place / "vp.pt")
+        checkpoint.save(place / f"measured {name}.pt", {**content, "analytic": {"ema": estimate}})
+
+
+def test_images_go_on_where_the_file_has_changed_but_not_what_they_are_drawn_with(draw, measured):
+    knobs = ["sampler=ancestral", "sampler.num_steps=4"]
+    _, folder = draw("vp", *knobs, "num_images=1")
+    files = [json.loads((folder / "sampling.json").read_text())["sha256"]]
+    draw("measured vp", *knobs, "num_images=2")
+    files.append(json.loads((folder / "sampling.json").read_text())["sha256"])
+    assert files[0] != files[1]
+    with pytest.raises(UserError, match="drawn otherwise .model_sha256"):
+        draw("weak", *knobs)
+    draw("measured vp", *knobs, "variance=analytic", "num_images=1", out="analytic")
+    with pytest.raises(UserError, match="drawn otherwise .model_sha256"):
+        draw("measured vp again", *knobs, "variance=analytic", "num_images=1", out="analytic")
+
+
+def test_the_spacing_in_use_is_recorded_and_records_of_earlier_versions_are_read(draw):
+    knobs = ["num_images=1", "sampler.num_steps=2"]
+    for model, spacing in (("vp", "trailing"), ("edm", "karras")):
+        _, folder = draw(model, *knobs, out=model)
+        record = json.loads((folder / "sampling.json").read_text())
+        assert record["sampler"]["spacing"] == spacing
+        record["sampler"]["spacing"] = None
+        del record["model_sha256"]
+        (folder / "sampling.json").write_text(json.dumps(record))
+        draw(model, *knobs, f"sampler.spacing={spacing}", out=model)
+        (folder / "sampling.json").write_text(json.dumps({**record, "sha256": "0"}))
+        with pytest.raises(UserError, match="drawn otherwise .sha256: 0, now"):
+            draw(model, *knobs, out=model)
+
+
 # Films
 
 
