@@ -1,7 +1,6 @@
 """Measuring a checkpoint's denoiser, and keeping the result in the checkpoint: what ddpm-analytic does."""
 
 import logging
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from ddpm_cli.seeding import generator
 
 log = logging.getLogger("ddpm_cli")
 _NOISE = 301
+_LINES = 10  # of progress, at most, where there is no terminal
 
 
 @torch.inference_mode()
@@ -37,7 +37,7 @@ def run_analytic(cfg: dict[str, Any], context: Context) -> None:
     log.info("measuring %s (step %d) at %d noise levels", path, trained.step, len(times))
     estimate = measure_noise_error(
         clipped(denoiser),  # as ddpm-sample clips
-        tqdm(_batches(cfg, trained, machine.device), total=math.ceil(cfg["num_images"] / cfg["batch_size"])),
+        _told(_batches(cfg, trained, machine.device), cfg["num_images"]),
         denoiser.schedule,
         times,
         lambda x_0, batch, t: torch.randn(
@@ -57,8 +57,23 @@ def _batches(cfg: dict[str, Any], trained: build.Trained, device: torch.device) 
     if cfg["data_root"] is not None:
         dataset = {**dataset, "root": cfg["data_root"]}
     store = build.build_data({**trained.config, "dataset": dataset})
+    if cfg["num_images"] > len(store):
+        said = "num_images=%d is more than the %d images of the data set: they are used again, with new noise"
+        log.info(said, cfg["num_images"], len(store))
     batches = Batches(store, cfg["batch_size"], cfg["seed"], dataset.get("flip", False), device)
     conditional = build.null_label(trained.denoiser.network) is not None
     for step, start in enumerate(range(0, cfg["num_images"], cfg["batch_size"])):
         x_0, labels = batches.batch(step, 0, min(cfg["batch_size"], cfg["num_images"] - start))
         yield x_0, {"labels": labels} if conditional and labels is not None else None
+
+
+def _told(batches: Iterator[tuple[Tensor, Cond]], total: int) -> Iterator[tuple[Tensor, Cond]]:
+    """The batches, with a bar on a terminal and else with lines of how many of `total` images are done."""
+    bar, done = tqdm(total=total, unit="image", disable=None, dynamic_ncols=True), 0
+    for batch in batches:
+        yield batch
+        before, done = done, done + len(batch[0])
+        bar.update(len(batch[0]))
+        if bar.disable and done * _LINES // total > before * _LINES // total:
+            log.info("measured %d of %d images", done, total)
+    bar.close()

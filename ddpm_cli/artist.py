@@ -44,11 +44,10 @@ class Artist:
         return build.null_label(self.trained.denoiser.network)
 
     def labels_of(self, indices: Sequence[int]) -> Tensor | None:
-        """(B,) int64, None for an unconditional model. Where images are edited, the null label unless others are asked
-        for, and one label for all that is between two images."""
+        """(B,) int64, None for an unconditional model; one label for all that is between two images."""
         if self.num_classes is None:
             return None
-        wanted = "none" if self.labels is None and self.edit is not None else self.labels
+        wanted = wanted_labels(self.labels, self.edit)
         frames = self.gallery.frames if self.gallery is not None else 1
         return choose_labels(wanted, [k // frames for k in indices], self.num_classes, self.seed)
 
@@ -97,7 +96,10 @@ def build_artist(cfg: dict[str, Any], path: Path) -> Artist:
     """Loads the checkpoint and joins it with what the invocation asks for; UserError where they do not go together."""
     trained = build.load_trained(path, cfg["weights"], cfg["variance"], cfg["trust"])
     denoiser, knobs = trained.denoiser, cfg["guidance"]
-    _check_classes(cfg, denoiser, path)
+    try:
+        _check_classes(cfg, trained, path)
+    except ValueError as error:
+        raise error if isinstance(error, UserError) else UserError(str(error)) from error
     flops = plan.forward_flops(denoiser.network, build.item_shape(trained.config))
     machine = plan.choose_machine({**cfg, "compile": False}, flops)
     guide = None if knobs["guide_ckpt"] is None else _load_guide(cfg, trained)
@@ -126,15 +128,46 @@ def build_artist(cfg: dict[str, Any], path: Path) -> Artist:
     return artist
 
 
-def _check_classes(cfg: dict[str, Any], denoiser: Denoiser, path: Path) -> None:
-    knobs = cfg["guidance"]
+def wanted_labels(labels: Any, edit: Any) -> Any:
+    """The labels as typed; where images are edited, the null label unless others are asked for."""
+    return "none" if labels is None and edit is not None else labels
+
+
+def _check_classes(cfg: dict[str, Any], trained: build.Trained, path: Path) -> None:
+    knobs, conditional = cfg["guidance"], build.null_label(trained.denoiser.network) is not None
     by_label = knobs["scale"] != 1 and knobs["guide_ckpt"] is None
-    if build.null_label(denoiser.network) is None and (
-        cfg["labels"] not in (None, "none") or by_label or knobs["cads"]["noise"]
-    ):
+    if not conditional and (cfg["labels"] not in (None, "none") or by_label or knobs["cads"]["noise"]):
         raise UserError(f"labels, guidance.scale and cads need a class-conditional model; {path} is unconditional")
+    if conditional and trained.config.get("training", {}).get("label_dropout") == 0:
+        _check_null_label(cfg, by_label)
+    _warn_of_no_effect(cfg, conditional)
+
+
+def _warn_of_no_effect(cfg: dict[str, Any], conditional: bool) -> None:
+    """A line for each knob of guidance that was set and that the others make void."""
+    knobs = cfg["guidance"]
+    cads = CADS(**knobs["cads"])
     if knobs["scale"] == 1 and (knobs["guide_ckpt"] or knobs["interval"] or knobs["rescale"]):
         log.warning("guidance.scale=1 is no guidance: guide_ckpt, interval and rescale have no effect")
+    if conditional and wanted_labels(cfg["labels"], cfg["edit"]) == "none":
+        by_label = ["guidance.scale"] if knobs["scale"] != 1 and knobs["guide_ckpt"] is None else []
+        void = [*by_label, *(["guidance.cads"] if cads.noise else [])]
+        if void:
+            log.warning("labels=none: %s has no effect on the null label; choose labels=each", " and ".join(void))
+    if not cads.noise and cads != CADS(noise=cads.noise):
+        log.warning("guidance.cads.noise=0 is no noise: cads.start, cads.end and cads.mixing have no effect")
+
+
+def _check_null_label(cfg: dict[str, Any], by_label: bool) -> None:
+    """UserError where a model that never learned its null label would be asked for it."""
+    why = "the model was trained with training.label_dropout=0 and never learned its null label"
+    train = "train with training.label_dropout=0.1"
+    if wanted_labels(cfg["labels"], cfg["edit"]) == "none":
+        key = "labels=none" if cfg["labels"] == "none" else "an edit without labels"
+        raise UserError(f"{key}: {why}; choose labels=each or labels=[3], or {train}")
+    if by_label:
+        scale = f"guidance.scale={cfg['guidance']['scale']:g}"
+        raise UserError(f"{scale}: {why}; {train}, or guide by guidance.guide_ckpt=CHECKPOINT")
 
 
 def _load_guide(cfg: dict[str, Any], trained: build.Trained) -> Denoiser:
@@ -149,7 +182,14 @@ def _load_guide(cfg: dict[str, Any], trained: build.Trained) -> Denoiser:
             f"guidance.guide_ckpt={path} has another schedule, image shape or number of classes than ckpt; "
             "take an earlier checkpoint of the same run"
         )
+    if cfg["guidance"]["scale"] != 1 and not cfg["guidance"]["cads"]["noise"] and _same_weights(trained, guide):
+        log.warning("guidance.guide_ckpt=%s holds the same weights as ckpt: guidance.scale has no effect", path)
     return guide.denoiser
+
+
+def _same_weights(one: build.Trained, other: build.Trained) -> bool:
+    a, b = (trained.denoiser.network.state_dict() for trained in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def _check_walk(artist: Artist) -> None:

@@ -83,8 +83,15 @@ def build_objective(cfg: Config, denoiser: Denoiser) -> tuple[Any, Any]:
     return loss, timesteps
 
 
-def build_sampler(cfg: Config) -> Any:
-    return make("sampler", cfg["sampler"], cfg.get("trust", []))
+def build_sampler(cfg: Config, denoiser: Denoiser | None = None) -> Any:
+    """The sampler; UserError where it cannot walk the denoiser's schedule."""
+    sampler, one = make("sampler", cfg["sampler"], cfg.get("trust", [])), torch.zeros(1, 1, 1, 1)
+    try:
+        if denoiser is not None:  # samplers compute what they need when called
+            sampler(denoiser, one, denoiser.schedule, denoiser.variance, lambda i: one)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return sampler
 
 
 def build_data(cfg: Config) -> Store:

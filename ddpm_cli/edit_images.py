@@ -2,7 +2,7 @@
 them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,21 @@ class Gallery:
         columns = max(len(row) for row in rows)
         blank = torch.full_like(self.images[0], 128)
         return torch.stack([item for row in rows for item in [*row, *[blank] * (columns - len(row))]]), columns
+
+
+def with_frames(gallery: Gallery, num_images: int, typed_frames: bool) -> Gallery:
+    """An interpolation's gallery whose walks num_images fill: shared out among the pairs, unless edit.frames was typed.
+    UserError where a walk would end before the image it leads to."""
+    if gallery.to is None:
+        return gallery
+    parts, what = (gallery.frames, "edit.frames") if typed_frames else (len(gallery), "the number of pairs of images")
+    if num_images % parts or (not typed_frames and num_images < 2 * parts):
+        least = "" if typed_frames else f", and at least {2 * parts}"
+        raise UserError(
+            f"num_images={num_images} must be a multiple of {what}, {parts}{least}, so that each walk is whole; "
+            "or leave it out and set edit.frames"
+        )
+    return gallery if typed_frames else replace(gallery, frames=num_images // parts)
 
 
 def load_gallery(node: dict[str, Any], shape: tuple[int, ...]) -> Gallery:

@@ -116,4 +116,5 @@ def load_state(state: TrainState, content: dict[str, Any], path: Path) -> None:
 
 def preview_of(cfg: dict[str, Any], denoiser: Denoiser, item_shape: tuple[int, ...], device: torch.device) -> Preview:
     classes = build.null_label(denoiser.network)
-    return Preview(build.build_sampler(cfg), item_shape, cfg["training"]["num_samples"], classes, cfg["seed"], device)
+    sampler = build.build_sampler(cfg, denoiser)
+    return Preview(sampler, item_shape, cfg["training"]["num_samples"], classes, cfg["seed"], device)

@@ -59,6 +59,7 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
         denoiser = build.build_denoiser(cfg)
         build.build_objective(cfg, denoiser)  # for their refusals
         build.build_augment(cfg, denoiser.network)
+    build.build_sampler(cfg, denoiser)
     shape = build.item_shape(cfg)
     flops = forward_flops(denoiser.network, shape)
     machine, training, optimizer = choose_machine(cfg, flops), cfg["training"], cfg["optimizer"]

@@ -1,9 +1,9 @@
 """Drawing images from a checkpoint: what ddpm-sample does once its command line is validated."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,21 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ddpm_cli import __version__, checkpoint, pictures
+from ddpm_cli import checkpoint, pictures
 from ddpm_cli.artist import Artist, build_artist
 from ddpm_cli.config import Context
 from ddpm_cli.data.store import to_file
+from ddpm_cli.edit_images import with_frames
 from ddpm_cli.errors import UserError
 from ddpm_cli.film import Film
-from ddpm_cli.making import name_of
 from ddpm_cli.preview import grid_of
-from ddpm_cli.runtime import PRECISIONS, Signals
+from ddpm_cli.runtime import Signals
+from ddpm_cli.sampling_record import check_folder, record_of
 
 log = logging.getLogger("ddpm_cli")
 _GRID_MAX = 100
 # What ddpm-sample leaves in its folder before sampling.json, or would write over.
 _OWN = {"images", "grid.png", "side_by_side.png", "samples.npz", "walk.gif", "x_0.png", "sample.log"}
-_MAY_DIFFER = {"num_images", "device", "versions", "checkpoint"}  # of the same image k, drawn at another time
 
 
 def run_sampling(cfg: dict[str, Any], context: Context) -> None:
@@ -37,10 +37,13 @@ def run_sampling(cfg: dict[str, Any], context: Context) -> None:
     _refuse_foreign(out)
     path = checkpoint.find(cfg["ckpt"])
     artist = build_artist(cfg, path)
-    total = _how_many(cfg, context, artist)
+    artist, total = _how_many(cfg, context, artist)
+    spacing, num_steps = (cfg["sampler"].get(key) for key in ("spacing", "num_steps"))
+    if isinstance(spacing, list) and "sampler.num_steps" in context.typed_keys and num_steps != len(spacing) - 1:
+        log.warning("sampler.num_steps=%s has no effect: sampler.spacing lists %d steps", num_steps, len(spacing) - 1)
     labels = artist.labels_of(range(total))  # refuses a label out of range before anything is drawn
-    record = _record(cfg, path, artist, total)
-    _check_folder(out, record)
+    record = record_of(cfg, path, artist, total)
+    check_folder(out, record, artist)
     (out / "images").mkdir(parents=True, exist_ok=True)
     _replace_text(out / "sampling.json", json.dumps(record, indent=2) + "\n")
     missing = [k for k in range(total) if not _file(out, k).exists()]
@@ -55,11 +58,16 @@ def run_sampling(cfg: dict[str, Any], context: Context) -> None:
     print(out)
 
 
-def _how_many(cfg: dict[str, Any], context: Context, artist: Artist) -> int:
-    """num_images; of an edit, unless it was typed, one for each image, and all frames of an interpolation."""
-    if artist.gallery is None or "num_images" in context.typed_keys:
-        return int(cfg["num_images"])
-    return len(artist.gallery) * artist.gallery.frames
+def _how_many(cfg: dict[str, Any], context: Context, artist: Artist) -> tuple[Artist, int]:
+    """num_images, which a typed one shares out as an interpolation's frames; of an edit, unless it was typed, one for
+    each image, and all frames of an interpolation."""
+    gallery, typed = artist.gallery, context.typed_keys
+    if gallery is None:
+        return artist, int(cfg["num_images"])
+    if "num_images" not in typed:
+        return artist, len(gallery) * gallery.frames
+    gallery = with_frames(gallery, int(cfg["num_images"]), "edit.frames" in typed)
+    return replace(artist, gallery=gallery), int(cfg["num_images"])
 
 
 @torch.inference_mode()
@@ -122,53 +130,7 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def _check_folder(out: Path, record: dict[str, Any]) -> None:
-    """UserError where the folder holds images that this command line would not draw."""
-    if not any((out / "images").glob("*.png")):
-        return
-    try:
-        before = json.loads((out / "sampling.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"out_dir={out} holds images of unknown origin; choose another out_dir") from None
-    differ = [key for key in record if key not in _MAY_DIFFER and before.get(key) != record[key]]
-    if differ:
-        raise UserError(
-            f"out_dir={out} holds images drawn otherwise ({differ[0]}: {before.get(differ[0])}, now "
-            f"{record[differ[0]]}); choose another out_dir"
-        )
-
-
-def _record(cfg: dict[str, Any], path: Path, artist: Artist, total: int) -> dict[str, Any]:
-    """sampling.json: all that is needed to draw the same images again."""
-    return {
-        "checkpoint": str(path.resolve()),
-        "sha256": _sha256(path),
-        "step": artist.trained.step,
-        "seed": cfg["seed"],
-        "num_images": total,
-        "sampler": {"name": name_of(cfg["sampler"]), **_knobs(cfg["sampler"])},
-        "variance": type(artist.trained.variance).__name__,
-        "clip": cfg["clip"],
-        "labels": cfg["labels"],
-        "guidance": cfg["guidance"],
-        "edit": cfg["edit"] and {"name": name_of(cfg["edit"]), **_knobs(cfg["edit"])},
-        "weights": cfg["weights"],
-        "device": str(artist.device),
-        "precision": next(k for k, v in PRECISIONS.items() if v == artist.trained.denoiser.amp_dtype),
-        "versions": {"ddpm_cli": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
-    }
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def _knobs(node: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in node.items() if k != "_target_"}

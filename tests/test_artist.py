@@ -21,6 +21,7 @@ TINY = (
 ).split()
 SAMPLERS = sorted(path.stem for path in (Path(__file__).parent.parent / "configs" / "sampler").glob("*.yaml"))
 MODELS = {"vp": [], "edm": ["schedule=edm", "prediction=edm"], "plain": ["model.class_conditional=false"]}
+MODELS["labelled"] = ["training.label_dropout=0"]
 
 
 def composed(command, *overrides):
@@ -104,7 +105,7 @@ def test_guidance_clipping_and_spacing_change_the_images_not_their_independence(
 
 def test_autoguidance_takes_another_checkpoint_also_without_classes(draw, place):
     base = ["sampler.num_steps=4", "num_images=2"]
-    for model, guide in (("vp", "weak"), ("plain", "weak")):
+    for model, guide in (("vp", "weak"), ("plain", "weak"), ("labelled", "weak")):
         off, _ = draw(model, *base, out=f"off-{model}")
         on, _ = draw(model, *base, "guidance.scale=2", f"guidance.guide_ckpt={place}/{guide}.pt", out=f"on-{model}")
         assert not np.array_equal(on, off)
@@ -116,6 +117,9 @@ def test_autoguidance_takes_another_checkpoint_also_without_classes(draw, place)
         ("vp", ["guidance.scale=2", "guidance.guide_ckpt=PLACE/edm.pt"], "guidance.guide_ckpt"),
         ("plain", ["guidance.scale=2"], "class-conditional"),
         ("plain", ["guidance.cads.noise=0.1"], "class-conditional"),
+        ("labelled", ["guidance.scale=2"], "guidance.scale=2: .*label_dropout=0 .*label_dropout=0.1, or .*guide_ckpt"),
+        ("labelled", ["labels=none"], "labels=none: .*label_dropout=0 .*null label; choose labels=each"),
+        ("labelled", ["edit=sdedit", "edit.image=PLACE/photos"], "an edit without labels: .*null label"),
         ("vp", ["sampler.spacing=[60,0]"], "sampler.spacing"),
         ("vp", ["sampler.spacing=leading", "sampler.num_steps=51"], "sampler.num_steps"),
         ("vp", ["guidance.scale=2", "guidance.interval=[2,1]"], "guidance.interval"),
@@ -131,6 +135,26 @@ def test_what_does_not_go_together_is_refused_in_a_line_before_anything_is_drawn
     with pytest.raises(UserError, match=told) as caught:
         draw(model, *[knob.replace("PLACE", str(place)) for knob in knobs])
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("knobs", "told"),
+    [
+        (["labels=none", "guidance.scale=2"], "labels=none: guidance.scale has no effect"),
+        (["labels=none", "guidance.cads.noise=0.1"], "labels=none: guidance.cads has no effect"),
+        (["guidance.cads.end=0.8"], "guidance.cads.noise=0 is no noise"),
+        (["guidance.scale=2", "guidance.guide_ckpt=PLACE/vp.pt"], "holds the same weights as ckpt"),
+        (["sampler.spacing=[50,20,0]"], "sampler.num_steps=3 has no effect: sampler.spacing lists 2 steps"),
+        (["labels=none", "guidance.scale=2", "guidance.guide_ckpt=PLACE/weak.pt"], None),
+        (["guidance.scale=2", "guidance.cads.noise=0.1", "guidance.cads.end=0.8"], None),
+        (["sampler.spacing=[50,20,10,0]"], None),
+    ],
+    ids=str,
+)
+def test_what_has_no_effect_is_said_in_a_line(draw, place, caplog, knobs, told):
+    draw("vp", "num_images=1", "sampler.num_steps=3", *[knob.replace("PLACE", str(place)) for knob in knobs])
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == (told is not None) and (told is None or told in warned[0])
 
 
 # Going on
@@ -154,6 +178,44 @@ def test_images_of_other_settings_are_not_mixed_in(draw, tmp_path):
     (tmp_path / "out" / "sampling.json").unlink()
     with pytest.raises(UserError, match="unknown origin"):
         draw("vp", "num_images=2", "sampler.num_steps=2")
+
+
+@pytest.fixture
+def measured(place):
+    """vp.pt with an analytic variance, which changes the file, not the weights; and another measurement of it."""
+    for name, error in (("vp", 1.0), ("vp again", 0.5)):
+        estimate = {"log_snr": torch.tensor([5.0, -5.0]), "noise_error": torch.tensor([error, 1.0])}
+        content = checkpoint.load(place / "vp.pt")
+        checkpoint.save(place / f"measured {name}.pt", {**content, "analytic": {"ema": estimate}})
+
+
+def test_images_go_on_where_the_file_has_changed_but_not_what_they_are_drawn_with(draw, measured):
+    knobs = ["sampler=ancestral", "sampler.num_steps=4"]
+    _, folder = draw("vp", *knobs, "num_images=1")
+    files = [json.loads((folder / "sampling.json").read_text())["sha256"]]
+    draw("measured vp", *knobs, "num_images=2")
+    files.append(json.loads((folder / "sampling.json").read_text())["sha256"])
+    assert files[0] != files[1]
+    with pytest.raises(UserError, match="drawn otherwise .model_sha256"):
+        draw("weak", *knobs)
+    draw("measured vp", *knobs, "variance=analytic", "num_images=1", out="analytic")
+    with pytest.raises(UserError, match="drawn otherwise .model_sha256"):
+        draw("measured vp again", *knobs, "variance=analytic", "num_images=1", out="analytic")
+
+
+def test_the_spacing_in_use_is_recorded_and_records_of_earlier_versions_are_read(draw):
+    knobs = ["num_images=1", "sampler.num_steps=2"]
+    for model, spacing in (("vp", "trailing"), ("edm", "karras")):
+        _, folder = draw(model, *knobs, out=model)
+        record = json.loads((folder / "sampling.json").read_text())
+        assert record["sampler"]["spacing"] == spacing
+        record["sampler"]["spacing"] = None
+        del record["model_sha256"]
+        (folder / "sampling.json").write_text(json.dumps(record))
+        draw(model, *knobs, f"sampler.spacing={spacing}", out=model)
+        (folder / "sampling.json").write_text(json.dumps({**record, "sha256": "0"}))
+        with pytest.raises(UserError, match="drawn otherwise .sha256: 0, now"):
+            draw(model, *knobs, out=model)
 
 
 # Films
@@ -210,3 +272,16 @@ def test_reconstruction_and_interpolation_make_as_many_images_as_they_should(dra
     assert len(frames) == 6
     with Image.open(folder / "side_by_side.png") as sheet:
         assert sheet.width / 5 == pytest.approx(sheet.height / 2, rel=0.1)  # two rows: image, three frames, image
+
+
+def test_num_images_of_an_interpolation_span_the_whole_way(draw, place):
+    ends = [f"edit.image={place}/photos/a.png", f"edit.to={place}/photos/b.png"]
+    knobs = ["edit=interpolate", *ends, "sampler.num_steps=20"]
+    five, _ = draw("vp", *knobs, "edit.frames=5", out="five")
+    three, folder = draw("vp", *knobs, "num_images=3", out="three")
+    assert len(three) == 3 and all(same(three[k], five[2 * k]) for k in range(3))
+    assert json.loads((folder / "sampling.json").read_text())["edit"]["frames"] == 3
+    for typed in (["num_images=3", "edit.frames=5"], ["num_images=1"], [f"edit.image={place}/photos", "num_images=5"]):
+        with pytest.raises(UserError, match="num_images=[135] must be a multiple of .* edit.frames") as caught:
+            draw("vp", *knobs, *typed, out="refused")
+        assert len(str(caught.value).splitlines()) == 1

@@ -30,7 +30,7 @@ NEEDS = {
     "dataset=image_folder": ["dataset.root=photos", "dataset.num_classes=3"],
     "schedule=edm": ["prediction=edm", "weighting=edm", "timesteps=log_normal"],
     "timesteps=log_normal": ["schedule=edm", "prediction=edm", "weighting=edm"],
-    "schedule=table": ["schedule.path=x.txt", "schedule.values=[0.9,0.5,0.1]"],
+    "schedule=table": ["schedule.path=x.txt", "schedule.values=[0.9,0.5,0.1]", "sampler.num_steps=3"],
     "variance=learned": ["loss=hybrid"],
     "variance=learned_range": ["loss=hybrid"],
     "loss=hybrid": ["variance=learned_range"],
@@ -92,3 +92,23 @@ def test_learned_variance_doubles_the_outputs():
 def test_what_only_the_built_object_knows_is_told_by_key(overrides, told):
     with pytest.raises(UserError, match=told), torch.device("meta"):
         build.build_denoiser(composed(*overrides))
+
+
+ZERO_SNR = ["schedule.zero_terminal_snr=true", "prediction=v", "weighting=v"]
+
+
+@pytest.mark.parametrize(
+    "overrides,told",
+    [
+        ([*ZERO_SNR, "sampler=heun"], "sampler=heun .* choose sampler=ddim"),
+        ([*ZERO_SNR, "sampler=dpm2", "sampler.spacing=trailing"], "sampler=dpm2 .* choose sampler=ddim"),
+        ([*ZERO_SNR, "sampler=euler"], "choose sampler.spacing=trailing"),
+        (["sampler.spacing=[2000,0]"], "sampler.spacing"),
+    ],
+)
+def test_a_sampler_that_cannot_walk_the_schedule_is_refused_with_the_plan(overrides, told):
+    cfg = {**composed(*overrides), "device": "cpu"}
+    with pytest.raises(UserError, match=told):
+        plan.describe(cfg)
+    remedied = {**cfg, "sampler": {**composed("sampler=ddim")["sampler"], "spacing": "trailing"}}
+    assert plan.describe(remedied)["sampler"] == "DDIM"

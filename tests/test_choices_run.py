@@ -113,8 +113,17 @@ def test_analytic_variance_is_measured_stored_and_drawn_with(place):
     estimate = content["analytic"]["ema"]
     assert len(estimate["log_snr"]) == 5 and (estimate["noise_error"] > 0).all()
     assert all(torch.equal(before[key], tensor) for key, tensor in tensors(content).items() if key in before)
+    assert [line for line in done.stderr.splitlines() if "measured" in line][-1].endswith("measured 20 of 20 images")
+    assert "%|" not in done.stderr, "a bar is for terminals"
     run("sample", *draw, cwd=place)
     assert not (place / ".hydra").exists()
+
+
+def test_measuring_on_more_images_than_there_are_is_said_in_a_few_lines(place):
+    run("train", *TINY, "training.num_steps=3", "dataset.num_images=12", "run_dir=few", cwd=place)
+    done = run("analytic", "ckpt=few", "num_images=60", "num_levels=2", "batch_size=2", cwd=place)
+    assert "num_images=60 is more than the 12 images of the data set: they are used again" in done.stderr
+    assert sum("measured" in line for line in done.stderr.splitlines()) == 10
 
 
 SIZES = {"ddpm": 35_746_307, "improved_ddpm": 52_546_438, "edm": 55_733_891, "v_min_snr": 35_746_307}

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ddpm_cli.diffusion.schedule import NoiseSchedule
 
 _ROWS = ("trailing", "leading", "linspace")  # visit whole timesteps
-_LEVELS = ("karras", "log_snr", "log_snr_to_1")  # choose noise levels, so that times are real
-SPACINGS = _ROWS + _LEVELS
+LEVEL_SPACINGS = ("karras", "log_snr", "log_snr_to_1")  # choose noise levels, so that times are real
+SPACINGS = _ROWS + LEVEL_SPACINGS
 
 # sigma/alpha where walks over levels begin at the latest. At the cosine schedule's end it is 20,000: two thirds of the
 # steps would pass where nothing is to be seen. DDPM's linear schedule ends at 157, EDM begins at 80.
@@ -71,13 +71,14 @@ def _uniform(schedule: NoiseSchedule, count: int) -> Tensor:
 
 
 def _ends(schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
-    """The log-SNR at T, but of at most _MOST_SIGMA, and at 1."""
+    """The log-SNR at T, but of at most _MOST_SIGMA (or what x_T is scaled by, where that is more), and at 1."""
     if schedule.zero_terminal_snr:
         raise ValueError(
             "sampler.spacing: with zero terminal SNR the noise level at T is infinite; choose sampler.spacing=trailing"
         )
     level = schedule.level(torch.tensor([schedule.num_timesteps, 1]))
-    return level.log_snr[0].clamp(min=-2 * math.log(_MOST_SIGMA)), level.log_snr[1]
+    most = max(_MOST_SIGMA, schedule.prior_scale)
+    return level.log_snr[0].clamp(min=-2 * math.log(most)), level.log_snr[1]
 
 
 def _between(schedule: NoiseSchedule, log_snr: Tensor) -> Tensor:

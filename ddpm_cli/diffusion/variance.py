@@ -89,6 +89,11 @@ class Analytic:
     def measured(self) -> bool:
         return bool(self._tables)
 
+    @property
+    def tables(self) -> tuple[Tensor, ...]:
+        """What it was made from: (log_snr, noise_error), or nothing."""
+        return self._tables.get(torch.device("cpu"), ())
+
     def __call__(self, raw: Tensor | None, level_t: NoiseLevel, level_s: NoiseLevel, floor: Tensor) -> Tensor:
         c_0, _, variance = posterior_coefficients(level_t, level_s)
         # With 8-bit data in [-1, 1], no estimate need be further off than the middle: Var x_0 <= 1 (Theorem 2).

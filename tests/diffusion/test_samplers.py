@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from doubles import exact_gaussian
+from doubles import exact_gaussian, exact_mixture
 
 from ddpm_cli.diffusion import samplers, schedule, variance
 from ddpm_cli.diffusion.denoiser import Denoised
@@ -83,3 +83,21 @@ def test_samplers_yield_every_step_and_end_at_the_estimate(sampler):
     assert [s.index for s in steps] == list(range(sampler.num_steps)) and steps[-1].t == 0
     torch.testing.assert_close(steps[-1].x, steps[-1].x_0, rtol=1e-9, atol=1e-9)
     assert len({step.x.data_ptr() for step in steps}) == len(steps)
+
+
+@pytest.mark.parametrize("make", [samplers.Heun, samplers.DPM2, samplers.ChurnedHeun])
+@pytest.mark.parametrize("spacing", ["trailing", "linspace", None, [1000, 900, 600, 300, 100, 0], [1000, 500, 0]])
+@pytest.mark.parametrize("num_steps", [8, 18])
+def test_a_first_step_far_too_long_is_left_uncorrected(make, spacing, num_steps):
+    cosine, noise = schedule.cosine(), noise_source((500, 1))
+    exact = exact_mixture(cosine)
+
+    def imperfect(x, t):  # as a network, whose errors at two levels differ
+        return Denoised(exact(x, t).x_0 + 0.1 * torch.sin(torch.as_tensor(t)))
+
+    def first(sampler):
+        return next(sampler(imperfect, noise(-1), cosine, None, noise)).x
+
+    torch.testing.assert_close(first(make(num_steps, spacing)), first(samplers.DDIM(num_steps, spacing)))
+    corrected = first(make(num_steps, "karras"))
+    assert not torch.equal(corrected, first(samplers.DDIM(num_steps, "karras"))) and 0.9 < corrected.std() < 1.1

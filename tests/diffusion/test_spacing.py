@@ -35,6 +35,11 @@ def test_levels_without_a_trace_of_signal_are_passed_over():
         assert float(level.sigma / level.alpha) == pytest.approx(160)
 
 
+def test_a_walk_starts_at_the_noise_that_x_T_is_scaled_to():
+    loud = schedule.edm(sigma_max=300.0)
+    assert float(loud.level(loud.times(18)[0]).sigma) == pytest.approx(loud.prior_scale) == 300
+
+
 def test_a_list_is_taken_as_it_stands():
     assert LINEAR.times(None, [1000, 500.5, 1, 0]).tolist() == [1000, 500.5, 1, 0]
     assert LINEAR.times(50, [300, 20]).tolist() == [300, 20]
@@ -57,11 +62,23 @@ def test_edms_schedule_has_karras_spacing_by_itself():
     assert torch.equal(EDM.times(18), EDM.times(18, "karras"))
 
 
-@pytest.mark.parametrize("sampler", [samplers.Heun, samplers.DPM2, samplers.ChurnedHeun])
-def test_samplers_in_sigma_refuse_zero_terminal_snr_when_called(sampler):
-    with pytest.raises(ValueError, match="zero terminal SNR; choose sampler=ddim") as caught:
-        sampler(10, "trailing")(None, torch.zeros(1), ZERO, None, None)
-    assert "\n" not in str(caught.value)
+IN_SIGMA = {"heun": samplers.Heun, "dpm2": samplers.DPM2, "edm": samplers.ChurnedHeun}
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "karras", "log_snr", "log_snr_to_1", None, [1000, 500, 0]], ids=str)
+@pytest.mark.parametrize("option", IN_SIGMA)
+def test_samplers_in_sigma_refuse_zero_terminal_snr_with_a_remedy_that_serves(option, spacing):
+    with pytest.raises(ValueError, match=f"sampler={option} .* zero terminal SNR; choose sampler=ddim") as caught:
+        IN_SIGMA[option](10, spacing)(None, torch.zeros(1), ZERO, None, None)
+    assert "\n" not in str(caught.value) and "with sampler.spacing=trailing" in str(caught.value)
+    for other in (samplers.DDIM, samplers.DPMSolverPP, samplers.UniPC):
+        other(10, "trailing")(None, torch.zeros(1), ZERO, None, None)
+
+
+@pytest.mark.parametrize("option", IN_SIGMA)
+def test_they_serve_a_walk_that_never_visits_the_pure_noise(option):
+    for spacing in ("leading", [900, 500, 0]):
+        IN_SIGMA[option](10, spacing)(None, torch.zeros(1), ZERO, None, None)
 
 
 @pytest.mark.parametrize(

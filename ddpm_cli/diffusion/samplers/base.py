@@ -9,7 +9,7 @@ from torch import Tensor
 from ddpm_cli.diffusion.denoiser import Denoised
 from ddpm_cli.diffusion.gaussian import NoiseLevel
 from ddpm_cli.diffusion.schedule import NoiseSchedule
-from ddpm_cli.diffusion.spacing import Spacing
+from ddpm_cli.diffusion.spacing import LEVEL_SPACINGS, Spacing
 
 BoundDenoise = Callable[[Tensor, Tensor], Denoised]
 StepNoise = Callable[[int], Tensor]
@@ -57,13 +57,16 @@ def grid_of(schedule: NoiseSchedule, num_steps: int | None, spacing: Spacing) ->
     return Grid(times.unbind(), start, end)
 
 
-def refuse_zero_snr(grid: Grid, name: str) -> None:
-    """ValueError where the walk starts without any signal, at an infinite sigma/alpha."""
-    if float(grid.start.alpha[0]) == 0:
+def grid_in_sigma(schedule: NoiseSchedule, num_steps: int | None, spacing: Spacing, option: str) -> Grid:
+    """The grid of a sampler that steps in sigma/alpha; ValueError where it would start without any signal."""
+    by_level = (spacing or schedule.spacing) in LEVEL_SPACINGS  # these cannot be computed at all
+    grid = None if schedule.zero_terminal_snr and by_level else grid_of(schedule, num_steps, spacing)
+    if grid is None or float(grid.start.alpha[0]) == 0:
         raise ValueError(
-            f"sampler={name} steps in sigma/alpha, which is infinite at zero terminal SNR; choose sampler=ddim, "
-            "dpmpp or unipc"
+            f"sampler={option} steps in sigma/alpha, which is infinite at zero terminal SNR; choose sampler=ddim, "
+            "dpmpp or unipc with sampler.spacing=trailing"
         )
+    return grid
 
 
 def combined(x: Tensor, keep: float, *terms: tuple[float, Tensor]) -> Tensor:
