@@ -66,13 +66,16 @@ def find_checkpoint(spec: str | Path, root: Path | str = OUTPUTS, *, key: str = 
     if str(spec) == "latest":
         run = latest_run(root)
         if run is None:
-            raise UserError(f"{key}=latest: no checkpoint below {root}/; train first, or name a run folder or a file")
+            folder = Path(root).absolute()
+            raise UserError(f"{key}=latest: no checkpoint below {folder}; train first, or name a run folder or a file")
         return checkpoints(run)[0]
     path = Path(spec).expanduser()
     if path.is_file():
         return path
     if not path.exists():
-        raise UserError(f"{key}={spec}: no such file or run folder; `{key}=latest` takes the newest below {root}/")
+        raise UserError(
+            f"{key}={spec}: no such file or run folder; `{key}=latest` takes the newest below {Path(root).absolute()}"
+        )
     run = path.parent if path.name == "checkpoints" else path
     found = latest_checkpoint(run)
     if found is None:
