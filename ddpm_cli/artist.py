@@ -20,6 +20,7 @@ from ddpm_cli.generation import ClassNoise, ImageNoise, choose_labels, walk
 from ddpm_cli.runtime import PRECISIONS
 
 log = logging.getLogger("ddpm_cli")
+_NAMES_SHOWN = 20  # of classes, in a message
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def build_artist(cfg: dict[str, Any], path: Path) -> Artist:
             build.build_sampler(cfg),
             machine.device,
             cfg["seed"],
-            cfg["labels"],
+            _numbered(cfg["labels"], trained),
             cfg["clip"],
             Guidance(knobs["scale"], None if knobs["interval"] is None else tuple(knobs["interval"]), knobs["rescale"]),
             guide,
@@ -126,6 +127,22 @@ def build_artist(cfg: dict[str, Any], path: Path) -> Artist:
     except ValueError as error:
         raise error if isinstance(error, UserError) else UserError(str(error)) from error
     return artist
+
+
+def _numbered(labels: Any, trained: build.Trained) -> Any:
+    """The labels as typed, names of classes replaced by their numbers; UserError for a class that is not there."""
+    count, names = build.null_label(trained.denoiser.network), trained.class_names
+    if labels in (None, "each", "none") or count is None:
+        return labels
+    numbers = {name: number for number, name in enumerate(names)}
+    chosen: list[Any] = [numbers.get(label, label) for label in (labels if isinstance(labels, list) else [labels])]
+    wrong = [label for label in chosen if isinstance(label, str) or not 0 <= label < count]
+    if wrong:
+        known = ", ".join(f"{number} {name}" for number, name in enumerate(names[:_NAMES_SHOWN]))
+        more = ", ..." if len(names) > _NAMES_SHOWN else ""
+        told = f": {known}{more}" if any(name != str(number) for number, name in enumerate(names)) else ""
+        raise UserError(f"labels must lie in 0..{count - 1} (the checkpoint's classes{told}), got {wrong[0]}")
+    return chosen if isinstance(labels, list) else chosen[0]
 
 
 def wanted_labels(labels: Any, edit: Any) -> Any:

@@ -169,6 +169,7 @@ class Trained:
     variance: Any  # what a sampler takes for sigma_theta: the denoiser's own unless it was overridden
     config: Config
     step: int
+    class_names: tuple[str, ...] = ()  # empty for an unconditional network, and where the file does not say
 
 
 def load_trained(
@@ -190,7 +191,14 @@ def load_trained(
     if saved is None:
         raise UserError(f"weights={weights} are not in {path}; it holds raw, {', '.join(content['emas'])}")
     load_weights(denoiser.network, saved, path)
-    return Trained(denoiser.eval().requires_grad_(False), sigma, cfg, content["step"])
+    return Trained(denoiser.eval().requires_grad_(False), sigma, cfg, content["step"], _class_names(content, denoiser))
+
+
+def _class_names(content: dict[str, Any], denoiser: Denoiser) -> tuple[str, ...]:
+    data = content.get("data")
+    names = data.get("class_names") if isinstance(data, dict) else None
+    fit = isinstance(names, list) and len(names) == null_label(denoiser.network)
+    return tuple(" ".join(str(name).split()) for name in names) if names and fit else ()
 
 
 def load_denoiser(path: Path | str) -> Denoiser:

@@ -112,7 +112,9 @@ def _crc(file: BinaryIO, size: int) -> int:
     return crc
 
 
-def first_good(paths: Iterable[Path], run: Path) -> tuple[Path, Content, list[Path]]:
+def first_good(
+    paths: Iterable[Path], run: Path, remedy: str = "start a new run in another run_dir"
+) -> tuple[Path, Content, list[Path]]:
     """The first checkpoint that can be read, its content, and the damaged ones before it, which a warning names."""
     bad: list[Path] = []
     reasons: list[str] = []
@@ -127,8 +129,7 @@ def first_good(paths: Iterable[Path], run: Path) -> tuple[Path, Content, list[Pa
             log.warning("%s; passed over for %s", "; ".join(reasons), path)
         return path, content, bad
     raise UserError(
-        f"no checkpoint in {run / 'checkpoints'} can be read: {'; '.join(reasons[:2]) or 'there is none'}\n"
-        "start a new run in another run_dir"
+        f"no checkpoint in {run / 'checkpoints'} can be read: {'; '.join(reasons[:2]) or 'there is none'}\n{remedy}"
     )
 
 
@@ -137,7 +138,8 @@ def find(spec: str, *, key: str = "ckpt") -> Path:
     found = find_checkpoint(spec, key=key)
     if str(spec) != "latest" and Path(spec).expanduser().is_file():
         return found
-    return first_good(checkpoints(found.parent.parent), found.parent.parent)[0]
+    run = found.parent.parent
+    return first_good(checkpoints(run), run, f"name another run or checkpoint file with {key}=PATH")[0]
 
 
 def sync_folder(folder: Path) -> None:

@@ -29,6 +29,7 @@ PATH = Rule(
 )
 PACKAGE = matching("the name of a package", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 LABEL = whole(0, 10**6)
+CLASS = either(LABEL, Rule("a name", lambda value: TEXT(value) or refuse()))  # each and none look like names
 DURATION = Rule(f"a time with its unit, such as {EXAMPLES}", lambda value: value if seconds_of(value) else refuse())
 DEVICE = replace(matching("one of auto, cpu, cuda, cuda:N, mps", r"auto|cpu|cuda(:\d{1,3})?|mps"), example="cpu")
 
@@ -138,7 +139,10 @@ TABLE: dict[str, Rule] = {
     "num_levels": whole(2, 10**5),
     "data_root": PATH,
     "batch_size": whole(1, 2**20),
-    "labels": either(one_of("none", "each"), LABEL, list_of(LABEL, least=1)),
+    "labels": replace(
+        either(CLASS, list_of(CLASS, least=1)),
+        text="the number or name of a class, a list of such as [3, 7], each, none",
+    ),
     "clip": one_of(True, False, "dynamic"),
     "guidance.scale": NOT_NEGATIVE,
     "guidance.interval": list_of(NOT_NEGATIVE, length=2),

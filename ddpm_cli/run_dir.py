@@ -75,7 +75,7 @@ def find_checkpoint(spec: str | Path, root: Path | str = OUTPUTS, *, key: str = 
     if not path.exists():
         here = "" if path.is_absolute() else f" in {Path.cwd()}"
         raise UserError(
-            f"{key}={spec}: no such file or run folder{here}; `{key}=latest` takes the newest below {root}/"
+            f"{key}={spec}: no such file or run folder{here}; `{key}=latest` takes the newest below {Path(root).absolute()}/"
         )
     run = path.parent if path.name == "checkpoints" else path
     found = latest_checkpoint(run)

@@ -33,7 +33,7 @@ def record_of(cfg: dict[str, Any], path: Path, artist: Artist, total: int) -> di
         "sampler": {"name": name_of(cfg["sampler"]), **_with_spacing(_knobs(cfg["sampler"]), artist)},
         "variance": type(artist.trained.variance).__name__,
         "clip": cfg["clip"],
-        "labels": cfg["labels"],
+        "labels": artist.labels,
         "guidance": cfg["guidance"],
         "edit": _edit(cfg["edit"], artist.gallery),
         "weights": cfg["weights"],

@@ -42,6 +42,7 @@ def place(tmp_path_factory):
             torch.nn.init.normal_(parameter, std=0.2)
         weights = network.state_dict()
         content = {"step": 1, "config": cfg, "network": weights, "emas": {"ema": weights}}
+        content["data"] = {"class_names": ["disc", "square", "triangle", "cross"] if name == "vp" else "nonsense"}
         checkpoint.save(folder / f"{name}.pt", content)
     rng = np.random.default_rng(0)
     (folder / "photos").mkdir()
@@ -120,6 +121,9 @@ def test_autoguidance_takes_another_checkpoint_also_without_classes(draw, place)
         ("labelled", ["guidance.scale=2"], "guidance.scale=2: .*label_dropout=0 .*label_dropout=0.1, or .*guide_ckpt"),
         ("labelled", ["labels=none"], "labels=none: .*label_dropout=0 .*null label; choose labels=each"),
         ("labelled", ["edit=sdedit", "edit.image=PLACE/photos"], "an edit without labels: .*null label"),
+        ("vp", ["labels=[4]"], r"0\.\.3 \(the checkpoint's classes: 0 disc, 1 square, 2 triangle, 3 cross\), got 4"),
+        ("vp", ["labels=[disc,cat]"], "3 cross.*, got cat"),
+        ("weak", ["labels=disc"], r"0\.\.3 \(the checkpoint's classes\), got disc"),
         ("vp", ["sampler.spacing=[60,0]"], "sampler.spacing"),
         ("vp", ["sampler.spacing=leading", "sampler.num_steps=51"], "sampler.num_steps"),
         ("vp", ["guidance.scale=2", "guidance.interval=[2,1]"], "guidance.interval"),
@@ -155,6 +159,16 @@ def test_what_has_no_effect_is_said_in_a_line(draw, place, caplog, knobs, told):
     draw("vp", "num_images=1", "sampler.num_steps=3", *[knob.replace("PLACE", str(place)) for knob in knobs])
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == (told is not None) and (told is None or told in warned[0])
+
+
+def test_labels_may_be_names_of_classes(draw):
+    knobs = ["num_images=3", "sampler.num_steps=2"]
+    images, folder = draw("vp", *knobs, "labels=[cross,0]")
+    assert np.load(folder / "samples.npz")["labels"].tolist() == [3, 0, 3]
+    again, _ = draw("vp", *knobs, "labels=[3,disc]")  # the same images: the folder is gone on with
+    assert np.array_equal(images, again)
+    _, folder = draw("vp", *knobs, "labels=square", out="one")
+    assert np.load(folder / "samples.npz")["labels"].tolist() == [1, 1, 1]
 
 
 # Going on

@@ -89,3 +89,18 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path):
         checkpoint.load(tmp_path / "a.pt")
     assert not marker.exists() and "weights_only=False" not in str(caught.value)
     assert zipfile.is_zipfile(tmp_path / "a.pt")
+
+
+def test_where_all_checkpoints_are_damaged_another_is_asked_for(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_00000001.pt").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="name another run or checkpoint file with ckpt=PATH") as caught:
+        checkpoint.find(str(tmp_path))
+    assert "run_dir" not in str(caught.value)
+
+
+def test_the_folder_that_latest_looked_in_is_told_in_full(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for spec in ("latest", "nowhere"):
+        with pytest.raises(UserError, match=f"{tmp_path}/outputs"):
+            checkpoint.find(spec)
