@@ -73,10 +73,8 @@ def find_checkpoint(spec: str | Path, root: Path | str = OUTPUTS, *, key: str = 
     if path.is_file():
         return path
     if not path.exists():
-        here = "" if path.is_absolute() else f" in {Path.cwd()}"
-        raise UserError(
-            f"{key}={spec}: no such file or run folder{here}; `{key}=latest` takes the newest below {Path(root).absolute()}/"
-        )
+        here, below = "" if path.is_absolute() else f" in {Path.cwd()}", Path(root).absolute()
+        raise UserError(f"{key}={spec}: no such file or run folder{here}; `{key}=latest` is the newest below {below}/")
     run = path.parent if path.name == "checkpoints" else path
     found = latest_checkpoint(run)
     if found is None:
