@@ -9,6 +9,7 @@ A mount of a small disk (R5) and a user who is not root (R11) are tried where th
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pathlib import Path
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "HYDRA_FULL_ERROR"):
     os.environ.pop(name, None)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, here and in every trial
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 

@@ -1,11 +1,13 @@
 """Shared by all tests: where reference data is, and threads that wait as the commands have them."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # before torch is imported
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, here and in every process that a test starts
 
 ROOT = Path(__file__).resolve().parent.parent
 

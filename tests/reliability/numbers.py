@@ -20,7 +20,7 @@ def r7_not_finite(place: Path, trials: int) -> Outcome:
         stopped = train(place, name, hook=_poisoned(kind, {step}))
         told = f"at step {step + 1} (lr" in stopped.err
         saved = checkpoints(place / name)
-        known = "none" if step < 2 else f"step_{step // 2 * 2:08d}.pt"
+        known = "no checkpoint yet" if step < 2 else f"step_{step // 2 * 2:08d}.pt"
         outcome.add(
             f"stop: {name}",
             unless(stopped.code == 3 and told and known in stopped.err, f"exit {stopped.code}: {stopped.err[-400:]}"),
@@ -66,17 +66,17 @@ def _poisoned(kind: str, steps: set[int]) -> forks.Hook:
         real = Trainer.gradient
 
         def gradient(self, state):
-            t, parts = real(self, state)
+            t, losses = real(self, state)
             if state.step not in steps:
-                return t, parts
+                return t, losses
             parameter = next(state.network.parameters())
             if kind == "gradient":
                 parameter.grad.view(-1)[0] = math.nan
             elif kind == "infinite":
                 parameter.grad.view(-1)[0] = math.inf
             elif kind == "loss":  # with a gradient that is finite
-                parts[0].total.data[0] = math.inf
-            return t, parts
+                losses.total.data[0] = math.inf
+            return t, losses
 
         Trainer.gradient = gradient
         if kind == "image":
