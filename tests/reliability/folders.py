@@ -33,7 +33,7 @@ def _started(home: Path) -> int:
     from ddpm_cli import train, training_run
 
     os.chdir(home)
-    training_run._train = lambda cfg, context, run, past, result: print(run.path) or time.sleep(0.3) or 0.0
+    training_run._train = lambda cfg, context, run, *others: print(run.path) or time.sleep(0.3) or 0.0
     sys.argv = ["ddpm-train", *TINY]
     try:
         train.main()
