@@ -74,7 +74,6 @@ def planned(
     spent = clock() + reserve
     training = fitting(cfg["training"], context.typed_keys, speed, budget - spent)
     if training["num_steps"] < LEAST_STEPS:
-        run.release()
         raise too_short(cfg, training, speed, spent)
     log.info(
         "budget=%s: a step takes %.3g s, a preview %.3g s, a checkpoint %.3g s, and %.0f s are left: %d steps",

@@ -197,8 +197,9 @@ def job(body: Body) -> Callable[[DictConfig], Any]:
             return body(config, context)
         except Exception as error:
             code = report(error, command)
-            write_to_log(error)
-            if _before is not None and isinstance(error, UserError):
+            if multirun or not isinstance(error, UserError):
+                write_to_log(error)
+            elif _before is not None:
                 leftovers.clear(_before)
             if multirun:  # SystemExit would end the other jobs too
                 raise JobFailed(f"job {HydraConfig.get().job.num} failed: {text_of(error, command)}") from None

@@ -14,7 +14,7 @@ class Before:
 
     folder: Path
     record: Path  # hydra.output_subdir
-    recorded: bool
+    kept: dict[str, bytes] | None  # the files of a record that was there
     names: frozenset[str]  # in the folder
     missing: list[Path]  # the folder and those above it that were not there, the innermost first
 
@@ -24,17 +24,19 @@ def before(folder: Path, subdir: str) -> Before:
     record = folder / subdir
     names = frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    return Before(folder, record, record.exists(), names, missing)
+    files = {name: record / name for name in _RECORD}
+    kept = {name: path.read_bytes() for name, path in files.items() if path.is_file()} if record.exists() else None
+    return Before(folder, record, kept, names, missing)
 
 
 def clear(was: Before) -> None:
-    """Removes the record, the log and the folders that this command made, and nothing that was there before.
+    """Removes the record, the log and the folders that this command made; a record that was there is put back.
 
     All stays where the work began: something else came into the folder.
     """
     logs = _logs(was)
     ours = {was.record.relative_to(was.folder).parts[0], *(Path(log.baseFilename).name for log in logs)}
-    if was.recorded or not was.folder.is_dir() or {path.name for path in was.folder.iterdir()} - was.names - ours:
+    if not was.folder.is_dir() or {path.name for path in was.folder.iterdir()} - was.names - ours:
         return
     with contextlib.suppress(OSError):  # what cannot be removed does no harm
         for log in logs:
@@ -42,8 +44,12 @@ def clear(was: Before) -> None:
             log.close()
             Path(log.baseFilename).unlink(missing_ok=True)
         for name in _RECORD:
-            (was.record / name).unlink(missing_ok=True)
-        was.record.rmdir()
+            if was.kept and name in was.kept:
+                (was.record / name).write_bytes(was.kept[name])
+            else:
+                (was.record / name).unlink(missing_ok=True)
+        if was.kept is None:
+            was.record.rmdir()
         for folder in was.missing:
             folder.rmdir()  # not if another command has its own in there
 

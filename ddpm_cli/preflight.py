@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from ddpm_cli.claim import check_output
 from ddpm_cli.config import Composer, as_typed, check_budget, key_of, parse_override, plain, refusal
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.overrides import check_form, check_group, check_key, is_choice, jobs
@@ -197,12 +198,8 @@ def _check_files(line: Line, cfg: DictConfig, config: dict[str, Any], sweep: boo
     folder = Path(str(OmegaConf.select(cfg, key))).absolute()
     typed = next((k for k in ("run_dir", "out_dir", "resume", key) if line.value(k) is not None), None)
     _check_writable(folder, typed)
-    # A run that ended before its first checkpoint does not stand in the way of resume=auto.
-    begun = (
-        any(folder.glob("checkpoints/*.pt")) if config.get("resume") == "auto" else (folder / "checkpoints").exists()
-    )
-    if line.command == "train" and not sweep and not resuming and begun:
-        raise UserError(f"{typed or key}: {folder} holds a run already; go on with resume=auto, or name another folder")
+    if not sweep and not resuming:
+        check_output(line.command, folder, typed or key)
 
 
 def _check_images(config: dict[str, Any]) -> None:

@@ -28,8 +28,8 @@ class RunDir:
         self._lock = _locked(path)
 
     @classmethod
-    def create(cls, path: Path, *, again: bool = False) -> "RunDir":
-        """A new run; UserError if the folder already holds one. `again`: one that made no checkpoint does not count."""
+    def create(cls, path: Path) -> "RunDir":
+        """A new run; UserError if the folder already holds one. One that made no checkpoint does not count."""
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -38,7 +38,7 @@ class RunDir:
         try:
             run.checkpoints.mkdir()
         except OSError as error:
-            if not again or not run.checkpoints.is_dir() or any(run.checkpoints.glob("*.pt")):
+            if not run.checkpoints.is_dir() or any(run.checkpoints.glob("*.pt")):
                 run.close()
                 raise _cannot_create(path, error) from None
             _unlink(path / "config.yaml")  # of a run that may have been another
@@ -59,8 +59,12 @@ class RunDir:
             for stale in folder.glob(".*.tmp"):
                 _unlink(stale)
 
-    def release(self) -> None:
-        """Lets another run have the folder: this one has not begun."""
+    def withdraw(self) -> None:
+        """Takes away what a new run makes before its first step, and nothing once there is more."""
+        if (self.path / "metrics.jsonl").exists() or any(self.checkpoints.iterdir()):
+            return
+        for name in ("config.yaml", "result.json", ".lock"):
+            _unlink(self.path / name)
         for folder in (self.checkpoints, self.samples):
             with contextlib.suppress(OSError):
                 folder.rmdir()

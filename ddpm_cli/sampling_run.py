@@ -18,7 +18,6 @@ from ddpm_cli.artist import Artist, build_artist
 from ddpm_cli.config import Context
 from ddpm_cli.data.store import to_file
 from ddpm_cli.edit_images import with_frames
-from ddpm_cli.errors import UserError
 from ddpm_cli.film import Film
 from ddpm_cli.preview import grid_of
 from ddpm_cli.runtime import Signals
@@ -26,15 +25,12 @@ from ddpm_cli.sampling_record import check_folder, record_of
 
 log = logging.getLogger("ddpm_cli")
 _GRID_MAX = 100
-# What ddpm-sample leaves in its folder before sampling.json, or would write over.
-_OWN = {"images", "grid.png", "side_by_side.png", "samples.npz", "walk.gif", "x_0.png", "sample.log"}
 
 
 def run_sampling(cfg: dict[str, Any], context: Context) -> None:
     """Draws num_images images into the output folder, or those that an interrupted run left out; the last line on
     stdout is that folder."""
     out = context.run_dir
-    _refuse_foreign(out)
     path = checkpoint.find(cfg["ckpt"])
     artist = build_artist(cfg, path)
     artist, total = _how_many(cfg, context, artist)
@@ -115,19 +111,6 @@ def _write(out: Path, total: int, labels: Tensor | None, artist: Artist) -> None
     temporary = out / ".samples.tmp.npz"
     np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(out / "samples.npz")
-
-
-def _refuse_foreign(out: Path) -> None:
-    """UserError where the folder is somebody else's: its files would lie between ours. Hidden ones do not count."""
-    if not out.is_dir() or (out / "sampling.json").exists():
-        return
-    names = [name for name in sorted(path.name for path in out.iterdir()) if name[0] != "." and name not in _OWN]
-    if names:
-        more = ", ..." if len(names) > 3 else ""
-        raise UserError(
-            f"out_dir={out} holds what ddpm-sample did not write ({', '.join(names[:3])}{more}); choose a new or an "
-            "empty folder"
-        )
 
 
 def _replace_text(path: Path, text: str) -> None:

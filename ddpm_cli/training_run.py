@@ -62,7 +62,7 @@ def _run(cfg: dict[str, Any], context: Context, fleet: Fleet) -> float:
     if found is None:
         cfg = with_facts(cfg)
         plan.describe(cfg)  # what only the built objects know to be wrong is refused before a folder is claimed
-        run = RunDir.create(context.run_dir, again=cfg["resume"] == "auto")
+        run = RunDir.create(context.run_dir)
     else:
         run = RunDir.open(context.run_dir) if run_of(found) is not None else RunDir.create(context.run_dir)
     try:
@@ -74,6 +74,10 @@ def _run(cfg: dict[str, Any], context: Context, fleet: Fleet) -> float:
                 log.info("changed since the checkpoint: %s", ", ".join(changed))
         with recorded(run, context) as result:
             return _train(cfg, context, run, past, result, fleet)
+    except UserError:
+        if found is None and not context.multirun:
+            run.withdraw()
+        raise
     finally:
         run.close()
 

@@ -168,6 +168,7 @@ def workplace(tmp_path, monkeypatch):
     Path("a_file").touch()
     Path("a_folder").mkdir()
     Path("a_run/checkpoints").mkdir(parents=True)
+    Path("a_run/checkpoints/step_00000001.pt").touch()
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield tmp_path
@@ -307,9 +308,32 @@ def test_a_refusal_takes_away_nothing_of_a_run(command, build):
 
     build.run_training = claim
     assert command("train", "run_dir=claimed")[0] == 2
-    assert Path("claimed/.hydra/overrides.yaml").is_file() and Path("claimed/train.log").is_file()
+    assert Path("claimed/.hydra/overrides.yaml").is_file()
     assert command("train", "-m", "seed=1", "run_dir=sweep")[0] != 0
     assert Path("sweep/0/.hydra/overrides.yaml").is_file()
+
+
+def test_a_refusal_puts_back_the_record_that_was_there(command, build):
+    assert command("train", "run_dir=run", "seed=3")[0] == 0
+    before = Path("run/.hydra/overrides.yaml").read_text()
+    Path("run/.lock").touch()
+    build.fault[7] = UserError("seed=7 is unlucky")
+    log = Path("run/train.log").read_bytes()
+    assert command("train", "run_dir=run", "seed=7")[0] == 2
+    assert Path("run/.hydra/overrides.yaml").read_text() == before and "seed=3" in before
+    assert b"Traceback" not in Path("run/train.log").read_bytes()[len(log) :]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "photo.jpg", "samples/mine.png"])
+def test_a_folder_of_other_files_is_no_run_folder(command, name):
+    path = Path("own") / name
+    path.parent.mkdir(parents=True)
+    path.write_text("MINE")
+    before = sorted(Path("own").rglob("*"))
+    for more in ([], ["resume=auto"]):
+        code, _, err = command("train", "run_dir=own", *more)
+        assert code == 2 and "did not write" in err and "choose a new or an empty folder" in err
+    assert sorted(Path("own").rglob("*")) == before and path.read_text() == "MINE"
 
 
 def test_torchs_out_of_memory_is_the_worlds_fault(command, build):

@@ -16,7 +16,7 @@ KNOWS_HYDRA = {*DOORS, "build", "config", "cli"}
 FILELESS = {"hydra", "omegaconf", "tensorboard", "os", "pathlib", "shutil", "tempfile", "io", "tqdm", "yaml"}
 GROUND = {"diffusion", "models", "data", "run_dir", "runtime", "seeding", "errors", "ending"}  # no floor below them
 TORCH_FREE = {"argv", "config", "cli", "errors", "overrides", "preflight", "primary", "ranges", "reporting"}
-TORCH_FREE |= {"analytic", "durations", "ending", "leftovers", "stored"}
+TORCH_FREE |= {"analytic", "claim", "durations", "ending", "leftovers", "stored"}
 TORCH_FREE |= {"remembered", "run_dir", "rules", "sample", "targets", "train", "validation"}
 
 

@@ -21,14 +21,27 @@ def test_a_folder_in_use_is_refused_until_it_is_let_go(tmp_path):
         with pytest.raises(UserError, match="in use by another run"):
             claim(tmp_path / "run")
     run.close()
-    with pytest.raises(UserError, match="already holds a run"):
-        RunDir.create(tmp_path / "run")
-    RunDir.create(tmp_path / "run", again=True).close()  # it made no checkpoint yet
+    RunDir.create(tmp_path / "run").close()  # it made no checkpoint yet
     run = RunDir.open(tmp_path / "run")
     run.save_checkpoint(1, {**CONTENT, "step": 1}, 3)
     run.close()
     with pytest.raises(UserError, match="already holds a run"):
-        RunDir.create(tmp_path / "run", again=True)
+        RunDir.create(tmp_path / "run")
+
+
+def test_a_run_that_has_not_begun_withdraws_without_a_trace_and_one_that_has_stays(tmp_path):
+    run = RunDir.create(tmp_path / "run")
+    run.write_config("seed: 0")
+    run.write_result({"status": "failed"})
+    run.withdraw()
+    run.close()
+    assert not list((tmp_path / "run").iterdir())
+    run = RunDir.create(tmp_path / "run")
+    run.save_checkpoint(1, {**CONTENT, "step": 1}, 3)
+    before = sorted((tmp_path / "run").rglob("*"))
+    run.withdraw()
+    assert sorted((tmp_path / "run").rglob("*")) == before
+    run.close()
 
 
 def test_going_back_sets_aside_what_was_ahead_and_what_is_damaged(tmp_path):

@@ -152,6 +152,13 @@ def test_init_starts_from_the_weights_of_another_run(place, straight):
         torch.testing.assert_close(tensor, new["network"][name], rtol=0, atol=1e-12)
 
 
+def test_a_run_refused_after_its_folder_was_taken_leaves_the_folder_to_the_next(place, straight):
+    args = [*TINY, "training.num_steps=1", "training.sample_every=0", "run_dir=withdrawn"]
+    done = run("train", *args, f"init={straight[0]}", "model.channels=16", cwd=place, check=False)
+    assert done.returncode == 2 and not (place / "withdrawn").exists(), done.stderr
+    assert run("train", *args, cwd=place).stdout.splitlines()[-1] == str(place / "withdrawn")
+
+
 def test_a_sweep_has_a_folder_a_job_and_one_summary(place):
     done = run(
         "train", "-m", *TINY, "schedule=linear,cosine", "optimizer.lr=1e-4,1e20", "training.num_steps=10",
