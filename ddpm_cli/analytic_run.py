@@ -48,7 +48,7 @@ def run_analytic(cfg: dict[str, Any], context: Context) -> None:
     measured = {**content.get("analytic", {}), cfg["weights"]: estimate}
     checkpoint.save(path, {**content, "analytic": measured})
     log.info("draw with it: ddpm-sample ckpt=%s sampler=ancestral variance=analytic", path)
-    print(path)
+    print(path.absolute())
 
 
 def _batches(cfg: dict[str, Any], trained: build.Trained, device: torch.device) -> Iterator[tuple[Tensor, Cond]]:
