@@ -171,7 +171,9 @@ def from_this_checkout(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    "number,code", [(signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_all_saves_and_leaves_no_process(place, number, code):
     folder = place / f"ended_{code}"
     process, children = started(place, folder.name)
