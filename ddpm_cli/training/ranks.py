@@ -218,7 +218,10 @@ class Group:
         self.broken = True
         try:
             yield
-        except RuntimeError as error:  # gloo's: a connection was closed
+        except RuntimeError as error:
+            if is_out_of_memory(error):  # of the buffer that is summed; the others notice that this rank ends
+                raise
+            # gloo's: a connection was closed
             raise self._lost() from error
         self.broken = False
 

@@ -201,3 +201,15 @@ def test_micro_batches_of_all_ranks_are_the_batch_in_order(batch, micro, world):
     assert [row for _, rows in parts for row in range(batch)[rows]] == list(range(batch))
     sizes = [sum(rows.stop - rows.start for _, rows in micro_batches(batch, micro, r, world)) for r in range(world)]
     assert max(sizes) - min(sizes) <= 1 and all(rows.stop - rows.start <= micro for _, rows in parts)
+
+
+@pytest.mark.parametrize("error,told", [(torch.OutOfMemoryError("2 GiB"), "2 GiB"), (RuntimeError("closed"), "gone")])
+def test_memory_that_runs_out_in_a_sum_is_not_told_as_a_lost_rank(monkeypatch, error, told):
+    def fail(*args, **kwargs):
+        raise error
+
+    group = Group(0, 2, None, lambda: WorldError("gone"))
+    monkeypatch.setattr(torch.distributed, "all_reduce", fail)
+    with pytest.raises((RuntimeError, WorldError), match=told):
+        group.smallest(3)
+    assert group.broken  # no other collective may follow
