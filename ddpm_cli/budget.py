@@ -16,7 +16,8 @@ from ddpm_cli.durations import seconds_of
 from ddpm_cli.errors import UserError
 from ddpm_cli.preview import Preview
 from ddpm_cli.run_files import RunDir
-from ddpm_cli.training.memory import is_out_of_memory, out_of_memory
+from ddpm_cli.runtime import is_out_of_memory
+from ddpm_cli.training.memory import out_of_memory
 from ddpm_cli.training.meter import Meter
 from ddpm_cli.training.speed import per_call, untouched
 from ddpm_cli.training.state import TrainState

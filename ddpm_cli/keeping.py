@@ -16,9 +16,9 @@ from ddpm_cli.pictures import save_png
 from ddpm_cli.preview import Preview, grid_of, strip_of
 from ddpm_cli.run_dir import checkpoints, latest_checkpoint
 from ddpm_cli.run_files import RunDir
+from ddpm_cli.runtime import is_out_of_memory
 from ddpm_cli.training.journal import Journal
 from ddpm_cli.training.loop import Interrupted
-from ddpm_cli.training.memory import is_out_of_memory
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import Trainer
 

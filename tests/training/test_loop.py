@@ -8,9 +8,10 @@ import torch
 from training.test_step import flat, make, store
 
 from ddpm_cli.errors import WorldError
+from ddpm_cli.runtime import is_out_of_memory
 from ddpm_cli.training.board import Board
 from ddpm_cli.training.loop import Cadence, Keeper, train
-from ddpm_cli.training.memory import first_that_fits, is_out_of_memory, largest_micro_batch, out_of_memory
+from ddpm_cli.training.memory import first_that_fits, largest_micro_batch, out_of_memory
 from ddpm_cli.training.watch import first_non_finite
 
 __all__ = ["store"]
