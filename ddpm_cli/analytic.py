@@ -2,27 +2,22 @@
 
 from typing import Any
 
-import hydra
-
-from ddpm_cli import cli
-from ddpm_cli.config import Context, config_dir
+from ddpm_cli.cli.main import Command
+from ddpm_cli.config.context import Context
 
 
-@hydra.main(version_base="1.3", config_path=config_dir(), config_name="analytic")
-@cli.job
 def analytic(cfg: dict[str, Any], context: Context) -> Any:
     """Measure the checkpoint's denoiser; nothing is trained."""
-    from ddpm_cli.analytic_run import run_analytic  # torch: seconds that a refused command line must not cost
+    from ddpm_cli.sampling.measure_variance import (
+        run_analytic,  # torch: seconds that a refused command line must not cost
+    )
 
     return run_analytic(cfg, context)
 
 
-def main() -> None:
-    """The console script."""
-    cli.run("analytic", analytic)
-
+main = Command("analytic", analytic)  # the console script
 
 if __name__ == "__main__":
-    from ddpm_cli.analytic import main  # as an importable module, for launchers that hand the task to workers
+    from ddpm_cli.analytic import main as importable  # so that parallel launchers can hand its jobs to workers
 
-    main()
+    importable()

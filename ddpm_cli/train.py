@@ -1,29 +1,26 @@
 """ddpm-train: train the denoiser that the configuration describes."""
 
+import logging
 from typing import Any
 
-import hydra
-
-from ddpm_cli import cli
-from ddpm_cli.config import Context
-from ddpm_cli.primary import config_dir
+from ddpm_cli.cli.main import Command
+from ddpm_cli.config.context import Context
 
 
-@hydra.main(version_base="1.3", config_path=config_dir(), config_name="train")
-@cli.job
 def train(cfg: dict[str, Any], context: Context) -> float | None:
     """Train, and return the final loss (a sweeper may minimise it)."""
-    from ddpm_cli.training_run import run_training  # torch: seconds that a refused command line must not cost
+    if not cfg["dry_run"]:  # said before the seconds in which torch is loaded
+        chosen = " ".join(f"{group}={context.choices.get(group)}" for group in ("dataset", "model"))
+        what = chosen if context.checkpoint is None else f"to go on with {context.checkpoint}"
+        logging.getLogger("ddpm_cli").info("preparing %s: %s", context.run_dir, what)
+    from ddpm_cli.training_run.run import run_training  # torch: seconds that a refused command line must not cost
 
     return run_training(cfg, context)
 
 
-def main() -> None:
-    """The console script."""
-    cli.run("train", train)
-
+main = Command("train", train)  # the console script
 
 if __name__ == "__main__":
-    from ddpm_cli.train import main  # as an importable module, so that parallel launchers can hand the task to workers
+    from ddpm_cli.train import main as importable  # so that parallel launchers can hand its jobs to workers
 
-    main()
+    importable()

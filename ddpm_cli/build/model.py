@@ -1,0 +1,102 @@
+"""The network, its noise schedule and what joins them: the denoiser; and its sampler."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ddpm_cli.build.instantiate import make, make_asking
+from ddpm_cli.diffusion import schedule as schedules
+from ddpm_cli.diffusion.denoiser import Denoiser
+from ddpm_cli.diffusion.samplers import Sampler
+from ddpm_cli.diffusion.variance import Variance
+from ddpm_cli.errors import UserError
+from ddpm_cli.media.arrays import medium_of
+from ddpm_cli.media.base import Medium
+from ddpm_cli.media.image_files import sides
+from ddpm_cli.media.representation import Representation
+from ddpm_cli.media.sounds import Sounds
+from ddpm_cli.training.state import TrainState
+
+Config = dict[str, Any]
+
+
+def build_medium(cfg: Config) -> Medium:
+    """What the items are outside the model: images, or sounds where a representation of them is chosen."""
+    node = cfg["dataset"]
+    if cfg.get("representation") is None:
+        shape = (node["channels"], *sides(node["image_size"]))
+        return medium_of(shape, node.get("dtype", "uint8"), node.get("range"))
+    return Sounds(build_representation(cfg), node["num_samples"], node["sample_rate"])
+
+
+def build_representation(cfg: Config) -> Representation:
+    """What the model sees of a sound."""
+    return make("representation", cfg["representation"], cfg.get("trust", []))
+
+
+def item_shape(cfg: Config) -> tuple[int, ...]:
+    """Of the items the configuration asks for: (C, H, W) of images."""
+    return build_medium(cfg).item_shape
+
+
+def build_schedule(cfg: Config) -> schedules.NoiseSchedule:
+    """The noise schedule, with zero terminal SNR and the network's time rescaled where asked for."""
+    node = cfg["schedule"]
+    with torch.device("cpu"):
+        schedule = make("schedule", node, cfg.get("trust", []))
+        try:
+            schedule = schedules.zero_terminal_snr(schedule) if node.get("zero_terminal_snr") else schedule
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    return schedules.rescaled_time(schedule) if node.get("rescale_time") else schedule
+
+
+def build_denoiser(cfg: Config) -> Denoiser:
+    """Network, schedule, prediction and variance, joined. Call it under torch.device("meta") to build without
+    memory."""
+    trust = cfg.get("trust", [])
+    schedule, prediction = build_schedule(cfg), make("prediction", cfg["prediction"], trust)
+    variance = make_asking("variance", cfg["variance"], trust, estimate=None)
+    model = dict(cfg["model"])
+    if model.get("class_conditional") and not cfg["dataset"].get("num_classes"):
+        model["class_conditional"] = False  # an unlabelled set has no classes to condition on
+    outputs = model["in_channels"] * (2 if variance.learned else 1)
+    network = make("model", model, trust, out_channels=outputs)
+    try:
+        check_dims(network, item_shape(cfg))
+        network.check_input(item_shape(cfg))
+        return Denoiser(network, schedule, prediction, variance)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def check_dims(network: nn.Module, shape: tuple[int, ...]) -> None:
+    """ValueError for a network of images that is to draw waveforms, and the other way round."""
+    if len(shape) - 1 != network.dims:
+        of_images = "model=unet_small or another one of images, or for waveforms representation=waveform"
+        fitting = {1: "model=unet1d", 2: of_images}.get(len(shape) - 1, "another")
+        sizes = "x".join(map(str, shape))
+        raise ValueError(f"model: the network takes items of {network.dims} dimensions, not {sizes}; choose {fitting}")
+
+
+def null_label(network: nn.Module) -> int | None:
+    """The label that stands for no class, None for an unconditional network."""
+    return network.num_classes if network.class_conditional else None  # type: ignore[return-value]
+
+
+def build_sampler(cfg: Config, denoiser: Denoiser, variance: Variance | None = None) -> Sampler:
+    """The sampler; UserError where it cannot walk the denoiser's schedule with this sigma_theta (None: its own)."""
+    sampler, one = make("sampler", cfg["sampler"], cfg.get("trust", [])), torch.zeros(1, 1, 1, 1)
+    try:  # called, but asked for no step: a sampler computes what it needs, and refuses, when it is called
+        sampler(denoiser, one, denoiser.schedule, variance or denoiser.variance, lambda i: one)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return sampler
+
+
+def ema_denoiser(denoiser: Denoiser, state: TrainState) -> Denoiser:
+    """The same denoiser with the averaged weights, following them as training goes on."""
+    averaged = Denoiser(state.emas["ema"].network, denoiser.schedule, denoiser.prediction, denoiser.variance)
+    averaged.amp_dtype = denoiser.amp_dtype
+    return averaged

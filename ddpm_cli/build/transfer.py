@@ -1,0 +1,95 @@
+"""Fine-tuning: the weights of a trained network for one that differs from it where it meets its data.
+
+Fitted are its ends: the rows of the class embedding, and the channels of the first and the last convolution. (The side
+of an image shapes no weight.) All else must be the same, as load_weights sees to.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger("ddpm_cli")
+_CLASSES = "class_embedding.weight"
+_FIRST, _LAST = ("conv_in.weight",), ("conv_out.weight", "conv_out.bias")
+Weights = dict[str, Tensor]
+
+
+def transferred(
+    network: nn.Module, saved: Weights, path: Path | str, old_names: Sequence[str] = (), names: Sequence[str] = ()
+) -> Weights:
+    """`saved` with its ends fitted to the network, for load_weights; what was done is told line by line.
+
+    old_names, names: of the classes, where they are known: a class of the same name keeps its row. Another begins as
+    the null label, or, where that has no row, as the mean of the classes.
+    """
+    mine, fitted, told = network.state_dict(), dict(saved), dict[str, str]()
+    if _CLASSES in saved and _CLASSES not in mine:
+        del fitted[_CLASSES]
+        told[_CLASSES] = "left out"
+    if _CLASSES in mine and _CLASSES not in saved:
+        fitted[_CLASSES] = mine[_CLASSES]
+        told[_CLASSES] = "fresh, as the file knows no classes"
+    if _CLASSES in mine and _CLASSES in saved and mine[_CLASSES].shape[1:] == saved[_CLASSES].shape[1:]:
+        fitted[_CLASSES], done = _rows(mine[_CLASSES], saved[_CLASSES], network, old_names, names)
+        told |= {} if done is None else {_CLASSES: done}
+    for name in (*_FIRST, *_LAST):
+        old, fresh = saved.get(name), mine.get(name)
+        if old is None or fresh is None or old.shape == fresh.shape:
+            continue
+        if (resized := _channels(name, fresh, old, network)) is not None:
+            fitted[name] = resized
+            told[name] = f"{tuple(old.shape)} to {tuple(fresh.shape)}, by the mean over channels"
+    log.info("%s: %d of %d tensors are taken as they are", path, len(mine.keys() - told.keys()), len(mine))
+    for name, done in told.items():
+        log.info("  %s: %s", name, done)
+    return fitted
+
+
+def _rows(
+    fresh: Tensor, old: Tensor, network: nn.Module, old_names: Sequence[str], names: Sequence[str]
+) -> tuple[Tensor, str | None]:
+    """The rows of the class embedding, and what was done; None if all are as they were."""
+    classes: int = network.num_classes  # type: ignore[assignment]
+    null = len(fresh) > classes  # whether the null label has a row, its last, here; and in the file
+    known = len(old_names) == len(old) - 1 or len(old_names) == len(old)
+    had_null = null if not known else len(old) > len(old_names)
+    count = len(old) - int(had_null)
+    if known and len(names) == classes:
+        places = [old_names.index(name) if name in old_names else None for name in names]
+    else:
+        places = list(range(classes)) if classes == count else [None] * classes
+    start = old[-1] if had_null else old.mean(0)
+    rows = [start if place is None else old[place] for place in places] + ([start] if null else [])
+    kept = sum(place is not None for place in places)
+    if places == list(range(count)) and null == had_null:
+        return old, None
+    begin = "the null label" if had_null else "the classes' mean"
+    return torch.stack(rows), f"{count} classes to {classes}: {kept} keep their row, the others begin as {begin}"
+
+
+def _channels(name: str, fresh: Tensor, old: Tensor, network: nn.Module) -> Tensor | None:
+    """The first or last convolution for another number of channels: so that a grey image in colour gives what the grey
+    one gave, and the other way round. None where more than the channels differ.
+
+    What a channel has is a block: the pixels of a patch; and of the last convolution, one of each of its outputs (the
+    prediction, and the variance where it is learned).
+    """
+    channels: int = network.in_channels  # type: ignore[assignment]
+    outputs: int = network.out_channels // channels  # type: ignore[assignment, operator]
+    if name in _FIRST:
+        pixels = fresh.shape[1] // channels
+        if fresh.shape[0] != old.shape[0] or fresh.shape[2:] != old.shape[2:] or old.shape[1] % pixels:
+            return None
+        by_channel = old.unflatten(1, (-1, pixels))
+        mean = by_channel.mean(1, keepdim=True) * (by_channel.shape[1] / channels)
+        return mean.expand(-1, channels, *mean.shape[2:]).flatten(1, 2).clone()
+    if name in _LAST:
+        pixels = len(fresh) // (channels * outputs)
+        if fresh.shape[1:] != old.shape[1:] or len(old) % (pixels * outputs):
+            return None
+        mean = old.unflatten(0, (outputs, -1, pixels)).mean(1, keepdim=True)
+        return mean.expand(-1, channels, *mean.shape[2:]).flatten(0, 2).clone()
+    return None

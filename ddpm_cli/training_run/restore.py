@@ -1,0 +1,42 @@
+"""The state that a run starts from, as files hold it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ddpm_cli.build.load import load_weights
+from ddpm_cli.build.transfer import transferred
+from ddpm_cli.errors import UserError
+from ddpm_cli.formats.opened import open_model
+from ddpm_cli.run_dir.checkpoint import Content, OpenCheckpoint
+from ddpm_cli.training.state import TrainState
+
+
+def restored(
+    state: TrainState, cfg: dict[str, Any], resumed: OpenCheckpoint | None, class_names: Sequence[str]
+) -> None:
+    """Into a state at step 0: all of the checkpoint that the run is resumed from, or the weights that `init` names,
+    fitted to this network and to the data's classes."""
+    if resumed is not None:
+        load_state(state, resumed.content, resumed.path)
+    elif cfg["init"] is not None:
+        _load_averaged(state, cfg["init"], class_names)
+
+
+def load_state(state: TrainState, content: Content, path: Path) -> None:
+    """The state of a checkpoint, every entry of it; UserError, with the network as it was, if one does not fit."""
+    load_weights(state.network, content["network"], path)
+    state.load_state_dict(content)
+
+
+def _load_averaged(state: TrainState, init: str, class_names: Sequence[str]) -> None:
+    """Begins with the averaged weights of another run, or with those of another program's model."""
+    path, content, _ = open_model(init, key="init")
+    weights = content["emas"].get("ema")
+    if weights is None:
+        raise UserError(f"init={init}: {path} holds no averaged weights")
+    names = content.get("data", {}).get("class_names", ())
+    weights = transferred(state.network, weights, path, names, class_names)
+    load_weights(state.network, weights, path)
+    for ema in state.emas.values():
+        ema.network.load_state_dict(weights)
