@@ -14,3 +14,17 @@ def factor(step: int, *, num_steps: int, warmup_steps: int, decay: str) -> float
     if decay == "cosine":
         return warm * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
     return warm
+
+
+def told(base: float, step: int, *, num_steps: int, warmup_steps: int, decay: str) -> str | None:
+    """What of the rate is otherwise than its setting says: for a run that goes on at `step` what is in force, for one
+    that ends in its warm-up how far that gets; else None."""
+    now, last = (
+        base * factor(at, num_steps=num_steps, warmup_steps=warmup_steps, decay=decay) for at in (step, num_steps - 1)
+    )
+    if warmup_steps > num_steps:
+        short = f"optimizer.warmup_steps={warmup_steps} is longer than the run of {num_steps} steps"
+        return f"{short}: the learning rate ends at {last:.3g}, below optimizer.lr={base:g}"
+    if step and (now, last) != (base, base):
+        return f"the learning rate is {now:.3g} at step {step}, of optimizer.lr={base:g}, and {last:.3g} at the end"
+    return None

@@ -7,29 +7,34 @@ import torch
 
 from ddpm_cli.training.step import StepMetrics
 
-QUARTERS = 4  # of the range of t: where the loss comes from
+_KEPT = 0.9  # of what was known of the gradient's noise, at each measurement
 
 
 class Meter:
     """Sums of the steps since the last summary, and the time they took."""
 
-    def __init__(self, num_timesteps: int, device: torch.device):
-        self.num_timesteps, self.device = num_timesteps, device
-        self._timed = 0
-        self._loss = self._vb = self._last_norm = self._by_t = torch.empty(0)
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._timed, self._sums = 0, dict[str, torch.Tensor]()
         self._reset()
 
     def add(self, metrics: StepMetrics) -> None:
         self._images += len(metrics.total)
         self._timed += len(metrics.total)
-        self._loss += metrics.total.sum()
-        self._last_norm = metrics.grad_norm
-        error = metrics.total if metrics.mse is None else metrics.mse
-        quarter = ((metrics.t - 1) * QUARTERS / self.num_timesteps).long().clamp(0, QUARTERS - 1)
-        self._by_t.index_add_(0, quarter, torch.stack([error, torch.ones_like(error)], 1).float())
+        self._sums["loss"] += metrics.total.sum()
+        self._sums["norm"] = metrics.grad_norm  # the last one: no sum, but kept like one
         if metrics.vb is not None:
-            self._vb += metrics.vb.sum()
+            self._sums["vb"] += metrics.vb.sum()
             self._has_vb = True
+
+    def add_half(self, norm: torch.Tensor, count: int, metrics: StepMetrics) -> None:
+        """The norm of the gradient of `count` images of the step that `metrics` are of: from the two the noise scale
+        follows (McCandlish et al. 2018, Appendix A.1), a ratio of two estimates that are averaged each by itself."""
+        batch, small, large = len(metrics.total), norm.double() ** 2, metrics.grad_norm.double() ** 2
+        signal = (batch * large - count * small) / (batch - count)
+        noise = (small - large) / (1 / count - 1 / batch)
+        new = _KEPT * self._sums["noise"] + (1 - _KEPT) * torch.stack([noise, signal]).to(self._sums["noise"])
+        self._sums["noise"] = torch.where(new.isfinite().all(), new, self._sums["noise"])
 
     def __bool__(self) -> bool:
         """Whether there is something to sum up."""
@@ -37,15 +42,13 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, for a checkpoint between two log steps."""
-        sums = {"loss": self._loss, "vb": self._vb, "by_t": self._by_t, "norm": self._last_norm}
-        return {"images": self._images, "has_vb": self._has_vb, "sums": {k: v.cpu() for k, v in sums.items()}}
+        sums = {name: value.cpu() for name, value in self._sums.items()}
+        return {"images": self._images, "has_vb": self._has_vb, "sums": sums}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self._reset()
         self._images, self._has_vb = saved["images"], saved["has_vb"]
-        sums = {name: value.to(self.device) for name, value in saved["sums"].items()}
-        self._loss, self._vb, self._by_t, self._last_norm = (sums[name] for name in ("loss", "vb", "by_t", "norm"))
-        self._timed = 0
+        self._sums |= {name: value.to(self.device) for name, value in saved["sums"].items() if name in self._sums}
 
     def pause(self) -> float:
         """Starts a break (sampling, saving) that does not count as training time; give what it returns to resume."""
@@ -63,18 +66,18 @@ class Meter:
     def means(self) -> dict[str, float]:
         """Means since the last summary so far."""
         count = max(self._images, 1)
-        result = {"loss": float(self._loss) / count, "grad_norm": float(self._last_norm)}
+        result = {"loss": float(self._sums["loss"]) / count, "grad_norm": float(self._sums["norm"])}
         result["images_per_second"] = self._timed / max(time.perf_counter() - self._started, 1e-9)
-        for quarter, (total, number) in enumerate(self._by_t.tolist(), start=1):
-            if number:
-                result[f"loss_q{quarter}"] = total / number
         if self._has_vb:
-            result["vb"] = float(self._vb) / count
+            result["vb"] = float(self._sums["vb"]) / count
+        noise, signal = self._sums["noise"].tolist()
+        if signal > 0 and noise > 0:  # unbiased estimates: the signal's may be negative where noise is all there is
+            result["noise_scale"] = noise / signal
         return result
 
     def _reset(self) -> None:
         self._images, self._has_vb, self._started = 0, False, time.perf_counter()
         self._timed = 0  # images since then; those before a resume took their time elsewhere
-        self._loss, self._vb = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        self._last_norm = torch.zeros((), device=self.device)
-        self._by_t = torch.zeros(QUARTERS, 2, device=self.device)
+        zeros = {name: torch.zeros((), device=self.device) for name in ("loss", "vb", "norm")}
+        noise = self._sums.get("noise", torch.zeros(2, device=self.device))  # and signal: go on over log steps
+        self._sums = {**zeros, "noise": noise}

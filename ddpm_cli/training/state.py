@@ -1,5 +1,7 @@
 """All that a run is at a step: what a checkpoint holds and a resumed run starts from."""
 
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +35,16 @@ class TrainState:
             "learned": {name: module.state_dict() for name, module in self.learned.items()},
         }
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
+    def to_bytes(self) -> bytes:
+        """The state as a file would hold it: a copy on the CPU, in no memory of the device."""
+        file = io.BytesIO()
+        torch.save(self.state_dict(), file)
+        return file.getvalue()
+
+    def load_bytes(self, content: bytes) -> None:
+        self.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Strict: every entry must be there and fit, or it is a UserError."""
         try:
             self._load(saved)
@@ -45,7 +56,7 @@ class TrainState:
                 "start a new run with init=CHECKPOINT to use its weights"
             ) from error
 
-    def _load(self, saved: dict[str, Any]) -> None:
+    def _load(self, saved: Mapping[str, Any]) -> None:
         lacking = [key for key in self.state_dict() if key not in saved]
         lacking += [f"emas.{name}" for name in self.emas if name not in saved.get("emas", {})]
         lacking += [f"learned.{name}" for name in self.learned if name not in saved.get("learned", {})]

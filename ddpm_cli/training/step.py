@@ -1,18 +1,37 @@
-"""One optimiser step: draws, losses over micro-batches, clipping, the update and the moving averages."""
+"""One optimiser step, the one that follows state.step = n. In order:
 
+    t                 one time for each of the B images of the global batch, from Draws.uniform(n)
+    x_0, labels       rows of the batch at position n of the stream of images, in [-1, 1]
+    noise             (B, C, H, W), and of each image its own, whatever rank or micro-batch draws it
+    losses            the denoiser's error at x_t = alpha x_0 + sigma noise, weighted: a share of the mean for each
+                      micro-batch, whose backward pass adds to the gradient; that of the last one also takes the
+                      mean over the ranks, so that all hold the same gradient, bit for bit
+    clipping          of the whole gradient, to max_grad_norm
+    update            by the optimiser, left out if loss or gradient are not finite
+    moving averages   step towards the new weights
+    observe           a distribution of times that learns sees which t had which loss
+
+All draws are functions of (seed, n, row), so the result depends on neither micro-batches nor ranks (to rounding), and a
+resumed run makes the very step that it would have made. Up to the update nothing of the state has changed: until then a
+step may be given up, for a signal or for want of memory, as if it had not been begun.
+"""
+
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddpm_cli.data.augment import NUM_DRAWS, GeometricAugment
+from ddpm_cli.data.loading.augment import NUM_DRAWS, GeometricAugment
 from ddpm_cli.diffusion.denoiser import Cond, Denoiser
-from ddpm_cli.diffusion.losses import LossTerms
+from ddpm_cli.diffusion.losses import Loss, LossTerms
+from ddpm_cli.diffusion.timesteps import Timesteps
 from ddpm_cli.training import learning_rate
-from ddpm_cli.training.draws import Draws, conditioning
-from ddpm_cli.training.ranks import SINGLE, Group, Single, micro_batches
+from ddpm_cli.training.data_parallel import SINGLE_RANK, SingleRank, micro_batches
+from ddpm_cli.training.random_numbers import Draws, conditioning
 from ddpm_cli.training.state import TrainState
 
 Batch = Callable[[int, int, int], tuple[Tensor, Tensor | None]]  # (step, start, stop) -> images in [-1, 1], labels
@@ -46,17 +65,17 @@ class StepMetrics:
 
 
 @dataclass(frozen=True)
-class Trainer:
+class TrainStep:
     """The objects of a run, joined; calling it makes the step that follows state.step."""
 
     denoiser: Denoiser
-    loss: Callable[..., LossTerms]
-    timesteps: Callable[..., tuple[Tensor, Tensor]]
+    loss: Loss
+    timesteps: Timesteps
     batch: Batch
     draws: Draws
     settings: StepSettings
     augment: GeometricAugment | None = None
-    ranks: Single | Group = SINGLE
+    ranks: SingleRank = SINGLE_RANK
 
     def __call__(self, state: TrainState) -> StepMetrics:
         t, losses = self.gradient(state)
@@ -68,25 +87,78 @@ class Trainer:
         self._update(state, grad_norm.isfinite() & losses.total.isfinite().all())
         state.step += 1
         for ema in state.emas.values():
-            ema.update(state.network, state.step)
-        if hasattr(self.timesteps, "observe"):
-            self.timesteps.observe(t, losses.total)
+            ema.update(state.step)
+        self.timesteps.observe(t, losses.total)
         return StepMetrics(t, losses.total, losses.mse, losses.vb, grad_norm)
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether the batch goes through the network at once, on this rank alone."""
+        return self.ranks.world == 1 and self.settings.micro_batch_size >= self.settings.batch_size
+
+    def on(self, ranks: SingleRank) -> "TrainStep":
+        """The same step of several ranks, each of which calls it."""
+        return replace(self, ranks=ranks, denoiser=ranks.parallel(self.denoiser))
+
+    def unless(self, stop: Callable[[], bool], error: type[Exception]) -> "TrainStep":
+        """The same, but a step in which `stop()` turns true is given up with `error` before its next micro-batch."""
+        share = self.settings.batch_size // self.ranks.world
+
+        def batch(step: int, start: int, end: int) -> tuple[Tensor, Tensor | None]:
+            if start % share and stop():
+                raise error
+            return self.batch(step, start, end)
+
+        return replace(self, batch=batch)
 
     def gradient(self, state: TrainState) -> tuple[Tensor, LossTerms]:
         """Leaves the gradient of the step that follows state.step in the parameters, scaled and unclipped; t and the
         losses of the global batch. Nothing else of the state changes, so that a step may be given up on the way."""
-        self.ranks.begin(state.step)
-        with self.ranks.attempt(_parameters(state)):
-            t, importance = self.timesteps(self.draws.uniform(state.step), self.denoiser.schedule)
-            state.optimizer.zero_grad(set_to_none=True)
-            losses = self._backward(state, t, importance)
-        return t, self.ranks.joined(_parameters(state), losses, self.settings.batch_size)
+        t, importance = self.timesteps(self.draws.uniform(state.step), self.denoiser.schedule)
+        state.optimizer.zero_grad(set_to_none=True)
+        losses = self._backward(state, t, importance, self.ranks)
+        others = [p for module in state.learned.values() for p in module.parameters()]
+        return t, self.ranks.joined(others, losses)
+
+    def half_gradient_norm(self, state: TrainState) -> tuple[Tensor, int]:
+        """The norm of the gradient of half the images of the step that follows, by this rank alone, and how many they
+        are; the state is as before.
+
+        Every other row: times spread evenly over the batch, as stratified ones are, stay so, where the first half has
+        the small ones alone and is no smaller batch of the same kind.
+        """
+        t, importance = self.timesteps(self.draws.uniform(state.step), self.denoiser.schedule)
+        state.optimizer.zero_grad(set_to_none=True)
+        with self.ranks.apart():
+            losses = self._backward(state, t, importance, SINGLE_RANK, every=2)
+        gradients = [p.grad for p in _parameters(state) if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) / state.scaler.scale(torch.ones_like(losses.total[0]))
+        state.optimizer.zero_grad(set_to_none=True)
+        return norm, len(losses.total)
+
+    def out_of_memory_words(self, step: int, newest: Path | None = None) -> tuple[str, str]:
+        """What the step that follows `step` steps did as memory ran out, and two overrides that would fit. newest: the
+        checkpoint to go on from. A larger change of the recipe is the user's to make."""
+        batch = self.settings.batch_size
+        micro = min(self.settings.micro_batch_size, batch // self.ranks.world)
+        if micro > 1:
+            smaller = [f"training.micro_batch_size={max(1, micro // n)}" for n in (2, 4)]
+            remedy = " or ".join(dict.fromkeys(smaller)) + " (the result stays the same)"
+            remedy += "" if micro > 2 else f", or training.batch_size={max(1, batch // 2)} (another recipe)"
+        else:
+            remedy = "smaller model.channels or dataset.image_size (sounds: num_samples), another recipe"
+        doing = f"at step {step + 1} with {micro} images at once (training.batch_size={batch})"
+        return doing, f"{f'go on from {newest} with' if newest else 'try'} {remedy}"
 
     def lr(self, step: int) -> float:
         """The learning rate of the step that follows `step` steps."""
         s = self.settings
         return s.lr * learning_rate.factor(step, num_steps=s.num_steps, warmup_steps=s.warmup_steps, decay=s.decay)
+
+    def lr_told(self, step: int) -> str | None:
+        """What a run that goes on after `step` steps should say of its learning rate, if anything."""
+        s = self.settings
+        return learning_rate.told(s.lr, step, num_steps=s.num_steps, warmup_steps=s.warmup_steps, decay=s.decay)
 
     @staticmethod
     def _update(state: TrainState, finite: Tensor) -> None:
@@ -101,24 +173,35 @@ class Trainer:
         elif bool(finite):
             state.optimizer.step()
 
-    def _backward(self, state: TrainState, t: Tensor, importance: Tensor) -> LossTerms:
-        """The losses of this rank's rows."""
+    def _backward(
+        self, state: TrainState, t: Tensor, importance: Tensor, ranks: SingleRank, *, every: int = 1
+    ) -> LossTerms:
+        """The losses of the rank's rows, of which each `every`-th takes part."""
         step, settings, parts = state.step, self.settings, []
         dropped = self.draws.dropped(step, settings.label_dropout)
         noise: Tensor | None = None
-        sizes = settings.batch_size, settings.micro_batch_size
-        for part, rows in micro_batches(*sizes, self.ranks.rank, self.ranks.world):
-            x_0, labels = self.batch(step, rows.start, rows.stop)
+        most = min(settings.micro_batch_size, settings.batch_size // self.ranks.world)  # that a rank has at once
+        micro = list(micro_batches(settings.batch_size, most, ranks.rank, ranks.world))
+        count = sum(-(-(rows.stop - rows.start) // every) for _, rows in micro)
+        for part, block in micro:
+            rows = slice(block.start, block.stop, every)
+            x_0, labels = self.batch(step, block.start, block.stop)
+            if every > 1:
+                x_0, labels = x_0[::every], None if labels is None else labels[::every]
             noise = self.draws.noise(step, tuple(x_0.shape[1:])) if noise is None else noise
             cond: Cond = conditioning(labels, dropped[rows], settings.null_label)
             if self.augment is not None:
                 x_0, changes = self.augment(x_0, self.draws.augment(step, NUM_DRAWS)[rows])
                 cond = {**(cond or {}), "augment": changes}
             self.draws.seed_dropout(step, part)
-            terms = self.loss(self.denoiser, x_0, cond, t[rows], noise[rows])
-            # Each micro-batch adds its share of the mean over the global batch, so the gradient does not depend on its
-            # size.
-            state.scaler.scale((importance[rows] * terms.total).sum() / settings.batch_size).backward()
+            last = (part, block) == micro[-1]
+            with contextlib.nullcontext() if last else ranks.apart():
+                terms = self.loss(self.denoiser, x_0, cond, t[rows], noise[rows])
+                # Each micro-batch adds its share of the mean over the rank's rows, so the gradient does not depend on
+                # its size, and the mean over the ranks is that over the global batch.
+                share = state.scaler.scale((importance[rows] * terms.total).sum() / count)
+                with ranks.together():
+                    share.backward()
             parts.append(terms)
         return LossTerms(*(_concatenated([getattr(part, field) for part in parts]) for field in ("total", "mse", "vb")))
 

@@ -42,7 +42,7 @@ def board_steps(run: Path) -> list[int]:
 
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
-    return [event.step for event in events.Scalars("train/loss")]
+    return [event.step for event in events.Scalars("curves/loss")]
 
 
 def _killed_at(step: int) -> forks.Hook:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from ddpm_cli import build, checkpoint
-from ddpm_cli.config import Composer
+from ddpm_cli.build.trainer import assembled, build_parts
+from ddpm_cli.config.check import configuration
 from ddpm_cli.data.store import Store
-from ddpm_cli.preflight import checked
-from ddpm_cli.training.watch import Watch, first_non_finite
+from ddpm_cli.run_dir import checkpoint
+from ddpm_cli.training.nonfinite import NonFiniteMonitor, first_non_finite
 from reliability.runs import Outcome
 
 MOST = 0.01
@@ -25,7 +25,7 @@ def r20_cost(place: Path, trials: int) -> Outcome:
     cfg = _recipe(["model=unet_cifar10" if trials else "model=unet_small"])
     state, trainer = _parts(cfg)
     step = _median(lambda: trainer(state), 3)
-    watch, metrics = Watch(state), trainer(state)
+    watch, metrics = NonFiniteMonitor(state), trainer(state)
 
     def look() -> None:
         watch.add(metrics)
@@ -50,19 +50,14 @@ def r20_cost(place: Path, trials: int) -> Outcome:
 
 
 def _recipe(overrides: list[str]) -> dict:
-    composer = Composer.for_command_line("train")
-    more = ["dataset=cifar10", *overrides, "training.batch_size=2", "device=cpu", "precision=fp32"]
-    cfg = composer.compose(more)
-    return checked(cfg, composer, cfg.hydra.runtime.choices)
+    fixed = ["training.batch_size=2", "device=cpu", "precision=fp32"]
+    return configuration("train", "dataset=cifar10", *overrides, *fixed)
 
 
 def _parts(cfg: dict):
-    device = torch.device("cpu")
     store = Store(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), None, (), "blank", "0")
-    denoiser = build.build_denoiser(cfg)
-    loss, timesteps = build.build_objective(cfg, denoiser)
-    state = build.build_state(cfg, denoiser.network, device, "fp32", loss, timesteps)
-    return state, build.build_trainer(cfg, denoiser, store, device, loss, timesteps)
+    train_step, state = assembled(cfg, build_parts(cfg), store)
+    return state, train_step
 
 
 def _save(place: Path, content: dict) -> None:

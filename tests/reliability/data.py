@@ -56,21 +56,21 @@ def r14_images(place: Path, trials: int) -> Outcome:
 
 def _threads(count: int) -> forks.Hook:
     def hook() -> None:
-        from ddpm_cli.data import pool
+        from ddpm_cli.data.prepare import pool
 
         pool._MIN_SECONDS = 0.0 if count > 1 else 1e9
         pool._num_cores = lambda: count
         if os.geteuid() == 0:  # who may read every file
-            from ddpm_cli.data import decode
+            from ddpm_cli.media import image_files
 
-            real = decode.Image.open
+            real = image_files.Image.open
 
             def opened(path, *args):
                 if not os.stat(path).st_mode & 0o444:
                     raise PermissionError(13, "Permission denied", str(path))
                 return real(path, *args)
 
-            decode.Image.open = opened
+            image_files.Image.open = opened
 
     return hook
 
@@ -136,7 +136,8 @@ def r15_workers(place: Path, trials: int) -> Outcome:
 
 
 def _failing(marker: Path, kind: str) -> None:
-    from ddpm_cli.data import image_folder, pool
+    from ddpm_cli.data import image_folder
+    from ddpm_cli.data.prepare import pool
 
     pool._MIN_SECONDS, pool._num_cores = 0.0, lambda: 2
     real, count = image_folder.decode, 0

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from ddpm_cli import checkpoint
-from ddpm_cli.run_dir import checkpoints
-from ddpm_cli.run_files import RunDir
+from ddpm_cli.run_dir import checkpoint
+from ddpm_cli.run_dir.find import checkpoints
+from ddpm_cli.run_dir.folder import RunDir
 from reliability import forks
 from reliability.runs import STEPS, TINY, Outcome, copied, difference, digest, state_of, train, trained, unless
 
@@ -59,7 +59,7 @@ def _detected(run: Path, path: Path, before: str) -> Iterator[str | None]:
         yield "loads"
     except checkpoint.Damaged as error:
         yield unless(path.name in str(error), "not named")
-    found, content, bad = checkpoint.first_good(checkpoints(run), run)
+    found, content, bad = checkpoint.open_checkpoint(run)
     yield unless(bad == [path] and found != path and digest(content) == before, "no fall-back")
 
 
@@ -237,9 +237,7 @@ def r17_retention(place: Path, trials: int) -> Outcome:
         (run.checkpoints / ".step_00000001.pt.99.tmp").touch()
         for step in steps:
             run.save_checkpoint(step, {**content, "step": step}, keep, best=dice.random() < 0.3)
-            problems.append(
-                unless(checkpoint.first_good(checkpoints(folder), folder)[1]["step"] == step, f"lost {step}")
-            )
+            problems.append(unless(checkpoint.open_checkpoint(folder).content["step"] == step, f"lost {step}"))
             if dice.random() < 0.3:  # a crash between writing and pruning leaves one too many; a disk damages one
                 victim = dice.choice(sorted(run.checkpoints.glob("step_*.pt")))
                 shutil.copy(victim, run.checkpoints / f"step_{step - 1:08d}.pt")

@@ -30,10 +30,11 @@ def _started(home: Path) -> int:
     """ddpm-train up to its claim of a folder, below one common folder."""
     import sys
 
-    from ddpm_cli import train, training_run
+    from ddpm_cli import train
+    from ddpm_cli.training_run import run as training_run
 
     os.chdir(home)
-    training_run._train = lambda cfg, context, run, *others: print(run.path) or time.sleep(0.3) or 0.0
+    training_run._train = lambda opened, *others: print(opened.run.path) or time.sleep(0.3) or 0.0
     sys.argv = ["ddpm-train", *TINY]
     try:
         train.main()
@@ -46,16 +47,16 @@ def _in_use(place: Path, outcome: Outcome) -> None:
     run = place / "live"
 
     def slow() -> None:
-        from ddpm_cli.training.step import Trainer
+        from ddpm_cli.training.step import TrainStep
 
-        real = Trainer.gradient
+        real = TrainStep.gradient
 
         def gradient(self, state):
             while state.step == 4 and not (place / "enough").exists():
                 time.sleep(0.02)
             return real(self, state)
 
-        Trainer.gradient = gradient
+        TrainStep.gradient = gradient
 
     child = forks.start("train", [*TINY, f"run_dir={run}"], place / "first", slow)
     while not list(run.glob("checkpoints/*.pt")):
@@ -112,6 +113,6 @@ def _as_nobody() -> None:
     def loaded(cfg):
         raise AssertionError("data was loaded before the folder was known to be writable")
 
-    from ddpm_cli import build
+    from ddpm_cli.training_run import run as training_run
 
-    build.build_data = loaded
+    training_run.build_data = loaded

@@ -29,9 +29,9 @@ def warm_up() -> None:
     import ddpm_cli.models.cnn
     import ddpm_cli.models.unet
     import ddpm_cli.sample
-    import ddpm_cli.sampling_run
+    import ddpm_cli.sampling.run
     import ddpm_cli.train
-    import ddpm_cli.training_run  # noqa: F401
+    import ddpm_cli.training_run.run  # noqa: F401
 
     logging.getLogger("ddpm_cli").addHandler(logging.NullHandler())  # the parent's own; Hydra gives the children theirs
     with torch.device("meta"):

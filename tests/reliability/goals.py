@@ -1,4 +1,4 @@
-"""The goals R1 to R20 with the number of their trials, and the table of what came of them."""
+"""The goals R1 to R21 with the number of their trials, and the table of what came of them."""
 
 import json
 import shutil
@@ -10,7 +10,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from reliability import boards, cost, data, drawing, files, folders, forks, hostile, lines, numbers, resuming, signals
+from reliability import (
+    boards,
+    cost,
+    data,
+    drawing,
+    files,
+    folders,
+    forks,
+    hostile,
+    lines,
+    numbers,
+    ranks,
+    resuming,
+    signals,
+)
 from reliability.runs import Outcome
 
 
@@ -28,7 +42,7 @@ class Goal:
 
 GOALS = [
     Goal("R1", "killed anywhere, gone on with: the same run", resuming.r1_kills, 100, 2),
-    Goal("R2", "exact resume; controls: nothing left out goes unnoticed", resuming.r2_stops, 12, None),
+    Goal("R2", "exact resume; controls: nothing left out goes unnoticed", resuming.r2_stops, 15, None),
     Goal("R3", "any number of preparing threads: the same run", resuming.r3_preparing_threads, 6, None),
     Goal("R4", "flipped bits and cut-off files detected, good file used", files.r4_damage, 300, 5),
     Goal("R5", "full disk: old checkpoint stays, one line", files.r5_full_disk, 20, None),
@@ -47,6 +61,7 @@ GOALS = [
     Goal("R18", "one point a step after crashes", boards.r18_metrics, 20, None),
     Goal("R19", "images by seed and number; interrupted sets completed", drawing.r19_sampling, 20, 1),
     Goal("R20", "all of it costs at most 1 % of a step", cost.r20_cost, 5, 0),
+    Goal("R21", "three ranks: killed, told, stopped, started at once", ranks.r21_ranks, 40, 4),
 ]
 
 

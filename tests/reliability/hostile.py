@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddpm_cli import checkpoint
+from ddpm_cli.run_dir import checkpoint
 from reliability import forks
 from reliability.runs import STEPS, TINY, Outcome, copied, trained, unless
 
@@ -117,7 +117,12 @@ def _checkpoints(content: dict[str, Any], marker: Path) -> dict[str, Callable[[P
 
     system = {"_target_": "os.system", "command": touch}
     alias = {"_target_": "ddpm_cli.models.unet.torch.hub.load", "repo_or_dir": str(marker)}
-    machinery = {"_target_": "ddpm_cli.data.download.open_set", "dataset": "x", "root": str(marker), "split": "train"}
+    machinery = {
+        "_target_": "ddpm_cli.data.prepare.download.open_set",
+        "dataset": "x",
+        "root": str(marker),
+        "split": "train",
+    }
     return {
         "os.system": pickled(Call(os.system, touch)),
         "eval": pickled(Call(eval, code)),

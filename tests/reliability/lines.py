@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpm_cli.config import Composer
-from ddpm_cli.preflight import checked
-from ddpm_cli.primary import primary_groups
-from ddpm_cli.ranges import rule_for
-from ddpm_cli.validation import dotted_keys
+from ddpm_cli.config.check import configuration
+from ddpm_cli.config.groups import primary_groups
+from ddpm_cli.config.knobs import rule_for
+from ddpm_cli.system import tree
 from reliability import forks
 from reliability.runs import Outcome, trained, unless
 
@@ -72,16 +71,8 @@ def _named(key: str, text: str) -> bool:
 
 def _settings(command: str) -> dict[str, Any]:
     """Every dotted key of the default configuration with its value."""
-    composer = Composer.for_command_line(command)
-    cfg = composer.compose(["ckpt=x"] if command == "sample" else [])
-    config = checked(cfg, composer, cfg.hydra.runtime.choices)
-    return {key: _value(config, key) for key in dotted_keys(config)}
-
-
-def _value(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = config[part]
-    return config
+    config = configuration(command, *(["ckpt=x"] if command == "sample" else []))
+    return {key: tree.get(config, key) for key in tree.keys(config)}
 
 
 def _wrong(command: str, dice: random.Random) -> Iterator[tuple[str, str]]:
@@ -90,17 +81,21 @@ def _wrong(command: str, dice: random.Random) -> Iterator[tuple[str, str]]:
     for key, default in leaves.items():
         rule = rule_for(key, default)
         for text, value in dice.sample(VALUES, len(VALUES)):
-            free = key.rpartition(".")[2] in HOLDS_PATHS and text != "''"  # nearly anything is a path
+            free = _holds_path(key) and text != "''"  # nearly anything is a path
             if not free and not _accepted(rule, value) and key != "ckpt":
                 yield key, f"{key}={text}"
         for text in dice.sample(BROKEN, 3):
-            if not (key.rpartition(".")[2] in HOLDS_PATHS and text in ("=1,2", "=a:b:{", "=[1", "={a", '="3', "='3")):
+            if not (_holds_path(key) and text in ("=1,2", "=a:b:{", "=[1", "={a", '="3', "='3")):
                 yield key, f"{key}{text}"
         typo = key[:-1] if len(key) > 3 and key[:-1] not in settings else f"{key}x"
         yield from ((typo, f"{typo}=1"), (key, f"~{key}"), (key, f"+{key}=1"), (key, key))
     for group, option in primary_groups(command).items():
         yield from ((group, f"{group}=nope"), (group, f"~{group}"), (group, f"{group}x={option}"))
     yield from (("=3", "=3"), ("new", "+new=1"), ("--nope", "--nope"), ("new.deep", "++new.deep=[1]"))
+
+
+def _holds_path(key: str) -> bool:
+    return key == "features.weights" or key.rpartition(".")[2] in HOLDS_PATHS  # ddpm-sample's own weights are names
 
 
 def _accepted(rule: Any, value: Any) -> bool:

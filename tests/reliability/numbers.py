@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from ddpm_cli import checkpoint
-from ddpm_cli.run_dir import checkpoints
+from ddpm_cli.run_dir import checkpoint
+from ddpm_cli.run_dir.find import checkpoints
 from reliability import forks
 from reliability.runs import STEPS, Outcome, copied, flattened, state_of, train, trained, unless
 
@@ -61,9 +61,9 @@ def _not_finite(path: Path) -> str | None:
 
 def _poisoned(kind: str, steps: set[int]) -> forks.Hook:
     def hook() -> None:
-        from ddpm_cli.training.step import Trainer
+        from ddpm_cli.training.step import TrainStep
 
-        real = Trainer.gradient
+        real = TrainStep.gradient
 
         def gradient(self, state):
             t, losses = real(self, state)
@@ -78,9 +78,9 @@ def _poisoned(kind: str, steps: set[int]) -> forks.Hook:
                 losses.total.data[0] = math.inf
             return t, losses
 
-        Trainer.gradient = gradient
+        TrainStep.gradient = gradient
         if kind == "image":
-            from ddpm_cli.data.batches import Batches
+            from ddpm_cli.data.loading.batches import Batches
 
             batch = Batches.batch
 
@@ -127,10 +127,10 @@ def _memoryless(where: str, error: Exception) -> forks.Hook:
         if where == "backward":
             torch.Tensor.backward = fail
         else:
-            from ddpm_cli import plan
+            from ddpm_cli.build import trainer
 
             UNet.forward = fail
-            plan.forward_flops = lambda network, shape: 1
+            trainer.forward_flops = lambda network, shape: 1
 
     return hook
 
@@ -139,10 +139,10 @@ def _probe(place: Path, outcome: Outcome) -> None:
     """micro_batch_size=auto: what was found with little memory is used again by a resume that has plenty."""
 
     def little() -> None:
-        from ddpm_cli.training import memory
+        from ddpm_cli.training_run import probe
 
-        memory._bytes_per_image = lambda trainer, state: 1.0
-        memory._available_bytes = lambda: 2.6
+        probe._bytes_per_image = lambda train_step, state: 1.0
+        probe.available_bytes = lambda: 2.6
 
     args = ["training.micro_batch_size=auto", "model.dropout=0"]
     first = train(place, "probed", *args, "training.stop_at=5", hook=little)

@@ -6,8 +6,8 @@ import signal
 import time
 from pathlib import Path
 
-from ddpm_cli import checkpoint
-from ddpm_cli.run_dir import checkpoints
+from ddpm_cli.run_dir import checkpoint
+from ddpm_cli.run_dir.find import checkpoints
 from reliability import forks
 from reliability.runs import STEPS, TINY, Outcome, copied, difference, state_of, train, trained, unless
 
@@ -93,6 +93,7 @@ R2_VARIANTS = {
     "no dropout, no accumulation": ["model.dropout=0", "training.micro_batch_size=null"],
     "sgd, fixed variance": ["optimizer=sgd", "optimizer.momentum=0.9", "variance=fixed_small", "loss=denoising"],
     "auto micro-batch": ["training.micro_batch_size=auto"],
+    "muon": ["optimizer=muon"],
 }
 
 
@@ -166,7 +167,7 @@ def r3_preparing_threads(place: Path, trials: int) -> Outcome:
 
 def _threads(count: int) -> forks.Hook:
     def hook() -> None:
-        from ddpm_cli.data import pool
+        from ddpm_cli.data.prepare import pool
 
         pool._MIN_SECONDS = 0.0 if count > 1 else 1e9
         pool._num_cores = lambda: count

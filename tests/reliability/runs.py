@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from ddpm_cli import checkpoint
-from ddpm_cli.run_dir import checkpoints
+from ddpm_cli.run_dir import checkpoint
 from reliability import forks
 
 STEPS = 12  # an epoch is 6 steps
@@ -58,7 +57,7 @@ def digest(content: dict[str, Any]) -> str:
     keys = ("network", "emas", "optimizer", "scaler", "learned", "step", "progress")
     total = hashlib.sha256()
     for name, leaf in sorted(flattened({key: content[key] for key in keys}).items()):
-        if "per_second" in name or "gpu_memory" in name:
+        if "per_second" in name:
             continue
         total.update(name.encode())
         if isinstance(leaf, torch.Tensor):
@@ -70,13 +69,16 @@ def digest(content: dict[str, Any]) -> str:
 
 def state_of(run: Path) -> str:
     """The hash of the run's newest good checkpoint."""
-    return digest(checkpoint.first_good(checkpoints(run), run)[1])
+    return digest(checkpoint.open_checkpoint(run)[1])
 
 
 def figures(run: Path) -> list[dict[str, float]]:
-    """metrics.jsonl without the speed."""
+    """metrics.jsonl without speed and memory."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+    return [
+        {k: v for k, v in line.items() if not k.endswith(("per_second", "memory_gib", "tflops", "mfu"))}
+        for line in lines
+    ]
 
 
 def train(place: Path, name: str, *args: object, hook: forks.Hook | None = None) -> forks.Ended:

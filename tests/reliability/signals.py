@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ddpm_cli import checkpoint
+from ddpm_cli.run_dir import checkpoint
 from reliability import forks
 from reliability.pictures import write_pictures
 from reliability.runs import TINY, Outcome, difference, trained, unless
@@ -130,9 +130,9 @@ def _slowed(function: Callable, marker: Path, seconds: float) -> Callable:
 
 
 def _slow_steps(marker: Path) -> None:
-    from ddpm_cli.training.step import Trainer
+    from ddpm_cli.training.step import TrainStep
 
-    Trainer.gradient = _slowed(Trainer.gradient, marker, 0.1)
+    TrainStep.gradient = _slowed(TrainStep.gradient, marker, 0.1)
 
 
 def _slow_saves(marker: Path, seconds: float = 0.0003) -> None:
@@ -140,7 +140,7 @@ def _slow_saves(marker: Path, seconds: float = 0.0003) -> None:
 
 
 def _slow_previews(marker: Path) -> None:
-    from ddpm_cli.preview import Preview
+    from ddpm_cli.sampling.preview import Preview
 
     real = Preview.__call__
 
@@ -155,9 +155,9 @@ def _slow_previews(marker: Path) -> None:
 
 
 def _slow_building(marker: Path) -> None:
-    from ddpm_cli import build
+    from ddpm_cli.build import trainer
 
-    build.build_optimizer = _slowed(build.build_optimizer, marker, 30)
+    trainer.build_optimizer = _slowed(trainer.build_optimizer, marker, 30)
 
 
 def _slow_decoding(marker: Path) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from ddpm_cli.training.learning_rate import DECAYS, factor
+from ddpm_cli.training.learning_rate import DECAYS, factor, told
 
 
 @pytest.mark.parametrize("decay", DECAYS)
@@ -18,3 +18,15 @@ def test_decays_end_near_zero_and_none_stays():
 def test_no_warm_up_and_warm_up_beyond_the_end_are_defined(decay):
     assert factor(0, num_steps=10, warmup_steps=0, decay=decay) == 1
     assert 0 < factor(9, num_steps=10, warmup_steps=50, decay=decay) <= 1
+
+
+def test_what_is_in_force_is_told_where_it_is_not_what_the_setting_says():
+    rate = {"num_steps": 1000, "warmup_steps": 100, "decay": "cosine"}
+    assert told(0.1, 0, **rate) is None
+    assert told(0.1, 550, **rate) == (
+        "the learning rate is 0.05 at step 550, of optimizer.lr=0.1, and 3.05e-07 at the end"
+    )
+    assert told(0.1, 500, num_steps=1000, warmup_steps=100, decay="none") is None
+    assert "0.05 at step 49" in told(0.1, 49, num_steps=1000, warmup_steps=100, decay="none")
+    short = told(0.1, 0, num_steps=40, warmup_steps=100, decay="none")
+    assert short.startswith("optimizer.warmup_steps=100 is longer than the run of 40 steps") and "ends at 0.04" in short

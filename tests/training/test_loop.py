@@ -8,11 +8,13 @@ import torch
 from training.test_step import flat, make, store
 
 from ddpm_cli.errors import WorldError
-from ddpm_cli.runtime import is_out_of_memory
-from ddpm_cli.training.board import Board
-from ddpm_cli.training.loop import Cadence, Keeper, train
-from ddpm_cli.training.memory import first_that_fits, largest_micro_batch, out_of_memory
-from ddpm_cli.training.watch import first_non_finite
+from ddpm_cli.system.memory import is_out_of_memory, out_of_memory
+from ddpm_cli.training.journal import Board
+from ddpm_cli.training.loop import Cadence, Callbacks, Interrupted, Measurement, Objective, train
+from ddpm_cli.training.meter import Meter
+from ddpm_cli.training.nonfinite import first_non_finite
+from ddpm_cli.training.step import StepMetrics
+from ddpm_cli.training_run.probe import first_that_fits, largest_micro_batch
 
 __all__ = ["store"]
 
@@ -21,10 +23,13 @@ class Quiet:
     """A journal that remembers its figures."""
 
     def __init__(self):
-        self.lines = []
+        self.lines, self.figures = [], []
 
     def metrics(self, step, values):
         self.lines.append((step, values["loss"]))
+
+    def measured(self, step, values):
+        self.figures += [(step, values)] if values else []
 
     def tick(self):
         pass
@@ -52,7 +57,7 @@ class Memory:
         return "there"
 
     def keeper(self):
-        return Keeper(
+        return Callbacks(
             lambda state: None, self.save, self.reload, self.dump, lambda: self.saved[-1][0] if self.saved else None,
             lambda: self.stop_after is not None and len(self.saved) >= self.stop_after,
         )  # fmt: skip
@@ -82,7 +87,7 @@ def poison(trainer, steps):
 def test_best_is_judged_at_the_cadence_alone_by_the_last_logged_loss(store):
     trainer, state = make(store)
     journal, memory = Quiet(), Memory()
-    train(trainer, state, CADENCE, journal, memory.keeper(), keep_best=True)
+    train(trainer, state, CADENCE, journal, memory.keeper(), keep_best=Objective())
     assert [step for step, *_ in memory.saved] == [2, 4, 6, 8, 9]
     losses = dict(journal.lines)
     assert memory.best[0] == 4 and (6 in memory.best) == (losses[6] < losses[3])
@@ -166,12 +171,30 @@ def test_the_probe_leaves_the_state_as_it_was(store):
     assert all(torch.equal(a, b) for a, b in zip(before, flat(state), strict=True))
 
 
-def test_out_of_memory_names_the_batch_and_two_overrides():
-    text = str(out_of_memory(6, 128, 64, None, torch.OutOfMemoryError("CUDA out of memory. Tried ...")))
+def test_out_of_memory_names_the_batch_and_two_overrides(store):
+    step, _ = make(store, batch_size=128, micro_batch_size=64)
+    text = str(out_of_memory(*step.out_of_memory_words(6), torch.OutOfMemoryError("CUDA out of memory. Tried ...")))
     assert "step 7 with 64 images at once (training.batch_size=128)" in text
     assert "training.micro_batch_size=32 or training.micro_batch_size=16" in text and "\n" not in text
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+@pytest.mark.parametrize(
+    "micro,told",
+    [
+        (64, "training.micro_batch_size=32 or training.micro_batch_size=16 (the result stays the same)"),
+        (2, "training.micro_batch_size=1 (the result stays the same), or training.batch_size=64 (another recipe)"),
+        (
+            1,
+            "smaller model.channels or dataset.image_size (sounds: num_samples), another recipe",
+        ),
+    ],
+)
+def test_what_helps_against_too_little_memory_goes_on_from_the_last_checkpoint(store, micro, told):
+    step, _ = make(store, batch_size=128, micro_batch_size=micro)
+    assert step.out_of_memory_words(6)[1] == f"try {told}"
+    assert step.out_of_memory_words(6, "a.pt")[1] == f"go on from a.pt with {told}"
 
 
 def test_a_board_that_cannot_be_written_is_given_up_once(tmp_path, caplog):
@@ -181,3 +204,76 @@ def test_a_board_that_cannot_be_written_is_given_up_once(tmp_path, caplog):
         board.scalar("a", 1.0, step)
     board.close()
     assert len([r for r in caplog.records if "going on without" in r.message]) == 1
+
+
+def measured(values, every=2, what="evaluation"):
+    """A measurement that gives these figures of fid, one a call."""
+    left = list(values)
+    return Measurement(every, what, lambda state: {"fid": left.pop(0)})
+
+
+@pytest.mark.parametrize(("higher", "best"), [(False, [2, 6]), (True, [2, 4, 9])])
+def test_best_is_the_evaluation_that_was_best_and_is_saved_when_it_is_made(store, higher, best):
+    trainer, state = make(store)
+    journal, memory = Quiet(), Memory()
+    callbacks = replace(memory.keeper(), measurements=[measured([5.0, 6.0, 3.0, math.nan, 7.0])])
+    goal = Objective("fid", higher, "evaluation")
+    cadence = replace(CADENCE, checkpoint_every=100)
+    last = train(trainer, state, cadence, journal, callbacks, keep_best=goal)
+    assert memory.best == best and [step for step, _ in journal.figures] == [2, 4, 6, 8, 9]
+    assert last["fid"] == 7.0 and "loss" in last
+
+
+def test_measurements_change_nothing_of_the_run(store):
+    (trainer, plain), memory = make(store, dropout=0.3), Memory()
+    train(trainer, plain, CADENCE, Quiet(), memory.keeper())
+    (trainer, state), memory = make(store, dropout=0.3), Memory()
+
+    def disturb(state):
+        torch.manual_seed(7)
+        return {"fid": float(torch.rand(()))}
+
+    callbacks = replace(memory.keeper(), measurements=[Measurement(1, "evaluation", disturb)])
+    train(trainer, state, CADENCE, Quiet(), callbacks, noise_scale=True)
+    assert all(torch.equal(a, b) for a, b in zip(flat(plain), flat(state), strict=True))
+
+
+def test_an_interrupted_evaluation_is_made_again_by_a_resume(store):
+    (trainer, state), journal, memory = make(store), Quiet(), Memory()
+
+    def stop(state):
+        raise Interrupted
+
+    cut = [measured([1.0] * 9, 3, "held-out loss"), Measurement(6, "evaluation", stop)]
+    train(trainer, state, CADENCE, journal, replace(memory.keeper(), measurements=cut))
+    assert memory.saved[-1][0] == 6 and [step for step, _ in journal.figures] == [3]
+    (trainer, state), again = make(store), [measured([1.0] * 9, 3, "held-out loss"), measured([2.0] * 9, 6)]
+    progress = memory.reload(state)
+    train(trainer, state, CADENCE, journal, replace(memory.keeper(), measurements=again), progress=progress)
+    assert [step for step, _ in journal.figures] == [3, 6, 9] and [step for step, _ in journal.lines] == [3, 6, 9]
+
+
+def test_the_best_of_one_figure_is_not_compared_with_that_of_another(store):
+    (trainer, state), memory = make(store), Memory()
+    train(trainer, state, replace(CADENCE, stop_at=4), Quiet(), memory.keeper(), keep_best=Objective())
+    (trainer, state), later = make(store), Memory()
+    progress = memory.reload(state)
+    assert progress["best"] is not None
+    callbacks = replace(later.keeper(), measurements=[measured([50.0] * 9)])
+    goal = Objective("fid", False, "evaluation")
+    train(trainer, state, CADENCE, Quiet(), callbacks, progress=progress, keep_best=goal)
+    assert later.best == [6]
+
+
+def test_the_noise_scale_is_the_trace_of_the_gradients_covariance_by_its_square():
+    """Gradients of images N(signal, noise² I): a batch of n has squared norm |signal|² + noise² d / n."""
+    meter, draw = Meter(torch.device("cpu")), torch.Generator().manual_seed(0)
+    dims, batch, signal, noise = 1000, 64, 8.0, 2.0
+    for _ in range(200):
+        each = signal / dims**0.5 + noise * torch.randn(batch, dims, generator=draw)
+        norms = each.mean(0).norm(), each[::2].mean(0).norm()
+        metrics = StepMetrics(torch.ones(batch), torch.zeros(batch), None, None, norms[0])
+        meter.add(metrics)
+        meter.add_half(norms[1], batch // 2, metrics)
+    assert meter.summary()["noise_scale"] == pytest.approx(noise**2 * dims / signal**2, rel=0.1)
+    assert "noise_scale" in meter.means()  # goes on over log steps

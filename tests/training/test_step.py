@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from ddpm_cli.data.batches import Batches
+from ddpm_cli.data.loading.batches import Batches
 from ddpm_cli.data.shapes import shapes
 from ddpm_cli.diffusion import losses, prediction, schedule, timesteps, variance, weighting
 from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.models.unet import UNet
-from ddpm_cli.training.draws import Draws
-from ddpm_cli.training.ema import EMA
+from ddpm_cli.training.ema import EMA, Constant
+from ddpm_cli.training.nonfinite import NonFinite, NonFiniteMonitor
+from ddpm_cli.training.random_numbers import Draws
 from ddpm_cli.training.state import TrainState
-from ddpm_cli.training.step import StepSettings, Trainer
-from ddpm_cli.training.watch import NonFinite, Watch
+from ddpm_cli.training.step import StepSettings, TrainStep
 
 CPU = torch.device("cpu")
 SETTINGS = {
@@ -36,9 +36,10 @@ def make(store, *, dropout=0.0, optimizer=torch.optim.AdamW, **changes):
     settings = StepSettings(**{**SETTINGS, **changes})
     batches = Batches(store, settings.batch_size, 0, True, CPU)
     loss, draws = losses.Denoising(weighting.V()), Draws(0, settings.batch_size, CPU)
-    trainer = Trainer(denoiser, loss, timesteps.Stratified(), batches.batch, draws, settings)
+    trainer = TrainStep(denoiser, loss, timesteps.Stratified(), batches.batch, draws, settings)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return trainer, TrainState(network, {"ema": EMA(network, 0.9)}, optimizer(network.parameters(), lr=1e-3), scaler)
+    emas = {"ema": EMA(network, Constant(0.9))}
+    return trainer, TrainState(network, emas, optimizer(network.parameters(), lr=1e-3), scaler)
 
 
 def flat(state):
@@ -104,7 +105,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied(store, optimizer):
     trainer, state = make(store, optimizer=optimizer)
     trainer(state)
     before = [p.clone() for p in state.network.parameters()]
-    real, watch = trainer.batch, Watch(state)
+    real, watch = trainer.batch, NonFiniteMonitor(state)
 
     def poisoned(step, start, stop):
         x, labels = real(step, start, stop)
@@ -133,3 +134,21 @@ def test_labels_are_dropped_each_image_on_its_own():
     dropped = Draws(0, 10_000, CPU).dropped(3, 0.1)
     assert 0.08 < dropped.float().mean() < 0.12
     assert not torch.equal(dropped, Draws(0, 10_000, CPU).dropped(4, 0.1))
+
+
+@pytest.mark.parametrize("micro", [12, 5])
+def test_the_half_gradient_is_that_of_every_other_image_and_leaves_no_trace(store, micro):
+    trainer, state = make(store, micro_batch_size=micro)
+    before = flat(state)
+    norm, count = trainer.half_gradient_norm(state)
+    assert all(torch.equal(a, b) for a, b in zip(before, flat(state), strict=True))
+    assert all(p.grad is None for p in state.network.parameters())
+    rows = [row for start in range(0, 12, micro) for row in range(start, min(start + micro, 12), 2)]
+    t, _ = trainer.timesteps(trainer.draws.uniform(0), trainer.denoiser.schedule)
+    x_0, labels = trainer.batch(0, 0, 12)
+    cond = {"labels": torch.where(trainer.draws.dropped(0, 0.2), 4, labels)[rows]}
+    noise = trainer.draws.noise(0, (1, 8, 8))[rows]
+    trainer.loss(trainer.denoiser, x_0[rows], cond, t[rows], noise).total.mean().backward()
+    expected = torch.nn.utils.get_total_norm([p.grad for p in state.network.parameters()])
+    assert count == len(rows)
+    torch.testing.assert_close(norm, expected)

@@ -1,10 +1,9 @@
 """Looks out for losses and gradients that are not finite, and says which step and which images they came from."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
+from ddpm_cli.system.tree import leaves
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import StepMetrics
 
@@ -20,7 +19,7 @@ class NonFinite(Exception):
         self.step, self.t, self.total = step, t, total
 
 
-class Watch:
+class NonFiniteMonitor:
     """Remembers on the device the first step that was not finite, so that asking is the only wait."""
 
     def __init__(self, state: TrainState):
@@ -51,20 +50,10 @@ class Watch:
             raise NonFinite(int(step), t.cpu(), total.cpu())
 
 
-def first_non_finite(node: object, path: str = "") -> str | None:
+def first_non_finite(state: object) -> str | None:
     """The name of an entry of a state that is not finite, None if all are; one wait for the device at the end."""
-    found = list(_floats(node, path))
+    found = [(key, leaf) for key, leaf in leaves(state) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if not found:
         return None
     finite = torch.stack([tensor.isfinite().all().to(found[0][1].device) for _, tensor in found]).tolist()
     return next((name for (name, _), ok in zip(found, finite, strict=True) if not ok), None)
-
-
-def _floats(node: object, path: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(node, Tensor):
-        if node.is_floating_point():
-            yield path, node
-        return
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
-    for key, child in children:
-        yield from _floats(child, f"{path}.{key}" if path else str(key))

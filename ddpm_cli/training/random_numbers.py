@@ -21,9 +21,7 @@ class Draws:
 
     def uniform(self, step: int) -> Tensor:
         """(B,) in [0, 1): where each image's t comes from."""
-        return torch.rand(
-            self.batch_size, device=self.device, generator=generator(self.device, self.seed, _TIMES, step)
-        )
+        return self._rand(_TIMES, step, self.batch_size)
 
     def noise(self, step: int, item_shape: tuple[int, ...]) -> Tensor:
         """(B, *item_shape) standard normal, float32."""
@@ -32,15 +30,14 @@ class Draws:
 
     def dropped(self, step: int, probability: float) -> Tensor:
         """(B,) bool: whose label is replaced by the null label, each image on its own."""
-        draw = torch.rand(
-            self.batch_size, device=self.device, generator=generator(self.device, self.seed, _LABELS, step)
-        )
-        return draw < probability
+        return self._rand(_LABELS, step, self.batch_size) < probability
 
     def augment(self, step: int, count: int) -> Tensor:
         """(B, count) in [0, 1): how each image is changed."""
-        draw = generator(self.device, self.seed, _AUGMENT, step)
-        return torch.rand(self.batch_size, count, device=self.device, generator=draw)
+        return self._rand(_AUGMENT, step, self.batch_size, count)
+
+    def _rand(self, stream: int, step: int, *shape: int) -> Tensor:
+        return torch.rand(shape, device=self.device, generator=generator(self.device, self.seed, stream, step))
 
     def seed_dropout(self, step: int, part: int) -> None:
         """Seeds the default generators, which dropout draws from; `part` counts micro-batches over all ranks."""
