@@ -1,87 +1,80 @@
-"""A folder of your own images: one sub-folder a class, or one flat folder."""
+"""A folder of your own images, or an archive of them: one sub-folder a class, or one flat folder."""
 
-import hashlib
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ddpm_cli.data.checks import check_choice, check_images, check_num_classes, folder
-from ddpm_cli.data.decode import DecodeError, decode
-from ddpm_cli.data.listing import ImageFile, list_images
-from ddpm_cli.data.pool import in_order
-from ddpm_cli.data.prepare import Block, prepare
+from ddpm_cli.data.checks import check_channels, check_num_classes
+from ddpm_cli.data.prepare.archives import archives_in, open_archives
+from ddpm_cli.data.prepare.cache import Blocks, cache_folder
+from ddpm_cli.data.prepare.decoding import Item, decoded
+from ddpm_cli.data.prepare.images import prepare_images
+from ddpm_cli.data.prepare.listing import IMAGES, File, count_classes, hash_of, of_split
+from ddpm_cli.data.prepare.pixels import as_stored
+from ddpm_cli.data.prepare.sources import Source, image_source
 from ddpm_cli.data.store import Store
-from ddpm_cli.errors import UserError
-
-log = logging.getLogger(__name__)
-
-ONE_SKIPPED_IN = 100  # more unreadable files than this are no accident
+from ddpm_cli.media.image_files import decode, sides
 
 
 def image_folder(
-    *, root: str, cache: str | None, channels: int, image_size: int, num_classes: int | None, on_error: str
+    *,
+    root: str,
+    cache: str | None,
+    split: str = "all",  # what checkpoints mean that know no splits
+    channels: int,
+    image_size: int | Sequence[int],
+    num_classes: int | None,
+    dtype: str = "uint8",
+    on_error: str,
+    max_skipped: float = 0.01,
 ) -> Store:
-    """The images under `root`, prepared into `cache` (null: ROOT/.prepared); a changed file prepares them anew."""
-    check_images(channels, image_size)
-    check_choice("dataset.on_error", on_error, ("stop", "skip"))
-    source = folder("dataset.root", root)
-    cache_dir = source / ".prepared" if cache is None else folder("dataset.cache", cache)
-    files, classes = list_images(source, ignore=cache_dir)
-    labelled = check_num_classes(num_classes, len(classes), what=str(source))
+    """The images under `root`, prepared into `cache` (null: ROOT/.prepared); a changed file prepares them anew.
+
+    `test` is every sixth image in the order of the set, `train` the rest.
+    """
+    check_channels(channels)
+    path, cache_dir = Path(root), cache_folder(root, cache)
+    source = image_source(path, cache_dir)
+    files, classes = of_split(source.listing.files, split), source.listing.classes
+    labelled = check_num_classes(num_classes, len(classes), what=str(path))
+    source.listing.tell(path, IMAGES)
     settings = {"channels": channels, "image_size": image_size, "labelled": labelled, "on_error": on_error}
-    return prepare(
+    settings |= source.key | ({} if dtype == "uint8" else {"dtype": dtype})
+    shape = (channels, *sides(image_size))
+
+    def fill() -> Blocks:
+        with source.reading(cache_dir) as read:
+            items = _items(source, files, partial(_pixels, read, channels, image_size, dtype))
+            yield from decoded(
+                items, len(files), labelled=labelled, many="images", skip=on_error == "skip", max_skipped=max_skipped
+            )
+
+    return prepare_images(
         cache_dir,
-        {"set": "image_folder", "files": _hash(files), **settings},
-        name=source.resolve().name,
+        {"set": "image_folder", "files": hash_of(files), **settings},
+        name=path.resolve().name,
         num_items=len(files),
-        item_shape=(channels, image_size, image_size),
+        item_shape=shape,
+        dtype=dtype,
         class_names=classes if labelled else (),
-        fill=lambda: _decoded(files, source, channels, image_size, labelled, on_error == "skip"),
+        fill=fill,
     )
 
 
-def _hash(files: Sequence[ImageFile]) -> str:
-    """Changes with any file's path, class, size or time."""
-    return hashlib.sha256(repr([astuple(file) for file in files]).encode()).hexdigest()
+def found(node: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration leaves open."""
+    root = Path(node["root"])
+    if archives := archives_in(root):
+        return {"num_classes": len(open_archives(archives).listing.classes)}
+    return {"num_classes": count_classes(root, cache_folder(node["root"], node.get("cache")), IMAGES, None)}
 
 
-def _decoded(
-    files: Sequence[ImageFile], root: Path, channels: int, image_size: int, labelled: bool, skip: bool
-) -> Iterator[Block]:
-    def work(some: Sequence[ImageFile]) -> tuple[list[np.ndarray], list[int], list[str]]:
-        pixels, labels, failures = [], [], []
-        for file in some:
-            try:
-                pixels.append(decode(root / file.path, channels, image_size))
-                labels.append(file.label)
-            except DecodeError as error:
-                failures.append(f"{root / file.path}: {error}")
-        return pixels, labels, failures
-
-    skipped: list[str] = []
-    for pixels, labels, failures in in_order(work, files):
-        skipped += failures
-        _check_failures(skipped, len(files), skip)
-        if pixels:
-            yield np.stack(pixels), np.array(labels) if labelled else None
-    if skipped:
-        log.warning("skipped %d of %d images: %s", len(skipped), len(files), "; ".join(skipped[:10]))
+def _items(source: Source, files: Sequence[File], pixels: Any) -> Iterator[Item]:
+    return (Item(source.place(file), file.label, partial(pixels, file)) for file in files)
 
 
-def _check_failures(failures: list[str], num_files: int, skip: bool) -> None:
-    most = num_files // ONE_SKIPPED_IN
-    rule = f"at most 1% of the images, {most} of these {num_files}"
-    named = "; ".join(failures[:3])
-    if failures and not skip:
-        skipping = f"leave out such files ({rule}) with dataset.on_error=skip"
-        why_not = f"dataset.on_error=skip leaves out {rule}"
-        remedy = f", or {skipping}" if len(failures) <= most else f" ({why_not})"
-        raise UserError(f"{named}\nrepair or remove what cannot be read{remedy}")
-    if len(failures) > most:
-        raise UserError(
-            f"dataset.on_error=skip leaves out {rule}, and {len(failures)} cannot be read (more may follow); repair or "
-            f"remove such files:\n{named}"
-        )
+def _pixels(read: Any, channels: int, image_size: int | Sequence[int], dtype: str, file: File) -> np.ndarray:
+    return as_stored(decode(read(file), channels, image_size, dtype))

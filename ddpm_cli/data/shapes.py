@@ -3,15 +3,14 @@
 import numpy as np
 import torch
 
-from ddpm_cli.data.checks import check_choice, check_count, check_images, check_in_memory
-from ddpm_cli.data.counter import uniform
-from ddpm_cli.data.fingerprint import fingerprint
-from ddpm_cli.data.store import Store
-from ddpm_cli.seeding import mix
+from ddpm_cli.data.checks import check_channels, check_in_memory, check_split
+from ddpm_cli.data.prepare.pixels import pieces
+from ddpm_cli.data.store import Store, fingerprint
+from ddpm_cli.errors import UserError
+from ddpm_cli.seeding import mix, uniform
 
 KINDS = ("disc", "square", "triangle", "cross")
 _DRAWS = 16  # random numbers set aside for an image
-_BLOCK = 2**20  # pixels drawn at once
 
 
 def shapes(*, num_images: int, seed: int, split: str, channels: int, image_size: int, num_classes: int | None) -> Store:
@@ -19,21 +18,18 @@ def shapes(*, num_images: int, seed: int, split: str, channels: int, image_size:
 
     num_classes 0: all kinds, without labels. Image i does not depend on num_images.
     """
-    check_choice("dataset.split", split, ("train", "test"))
-    check_images(channels, image_size)
-    check_count("dataset.num_images", num_images, 1, 2**31)
-    check_count("dataset.seed", seed, -(2**63), 2**63)
+    check_split(split, ("train", "test"))
+    check_channels(channels)
     num_classes = len(KINDS) if num_classes is None else num_classes
-    check_count("dataset.num_classes", num_classes, 0, len(KINDS))
+    if not 0 <= num_classes <= len(KINDS):
+        raise UserError(f"dataset.num_classes must be a whole number in 0..{len(KINDS)}, got {num_classes}")
     check_in_memory(num_images, channels * image_size**2 + 16)  # 16 for its index and its label
     stream = mix(seed, ("train", "test").index(split))
     kinds = np.arange(num_images) % (num_classes or len(KINDS))
     images = np.empty((num_images, channels, image_size, image_size), np.uint8)
-    rows = max(1, _BLOCK // image_size**2)
-    for start in range(0, num_images, rows):
-        index = np.arange(start, min(start + rows, num_images))
-        random = uniform(stream, index[:, None] * _DRAWS + np.arange(_DRAWS))
-        images[index] = _draw(kinds[index], random, channels, image_size)
+    for rows in pieces(num_images, image_size):
+        positions = np.arange(rows.start, rows.stop)[:, None] * _DRAWS + np.arange(_DRAWS)
+        images[rows] = _draw(kinds[rows], uniform(stream, positions), channels, image_size)
     key = {"set": "shapes", "num_images": num_images, "seed": seed, "split": split, "num_classes": num_classes}
     return Store(
         items=torch.from_numpy(images),

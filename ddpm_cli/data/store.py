@@ -1,26 +1,35 @@
-"""A prepared data set: one array of items, their labels, and how they become a model's numbers."""
+"""A prepared data set: one array of items, their labels, what tells it from others, the way to a model and back."""
 
+import hashlib
+import json
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddpm_cli.errors import UserError
+from ddpm_cli.media.arrays import from_int16
+from ddpm_cli.media.base import Medium
+from ddpm_cli.media.images import Images, from_uint8
+
+FORMAT = 1  # of prepared sets; raise it when the same settings would give other pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Store:
     """Items decoded once: in memory, or memory-mapped read-only (then never write into `items`)."""
 
-    items: Tensor  # (N, *item_shape); uint8 for images; floating point is taken to lie in [-1, 1] already
+    items: Tensor  # (N, *item_shape); what its numbers mean: see to_model
     labels: Tensor | None  # (N,) int64 in 0..num_classes - 1
     class_names: tuple[str, ...]  # empty without labels
     name: str
-    fingerprint: str  # hex; equal for equal content and settings
+    fingerprint: str  # equal for equal content, on every machine
+    other: Medium | None = None  # what the items are outside the model, where that is not uint8 images
 
     def __post_init__(self) -> None:
-        if self.items.dtype != torch.uint8 and not self.items.dtype.is_floating_point:
-            raise UserError(f"{self.name}: items must be uint8 or floating point, got {self.items.dtype}")
+        if self.items.dtype not in (torch.uint8, torch.int16) and not self.items.dtype.is_floating_point:
+            raise UserError(f"{self.name}: items must be uint8, int16 or floating point, got {self.items.dtype}")
         if len(self.items) == 0:
             raise UserError(f"{self.name} holds no items; choose another dataset.root or dataset.split")
         if (self.labels is None) != (not self.class_names):
@@ -46,18 +55,31 @@ class Store:
         return tuple(self.items.shape[1:])
 
     @property
+    def medium(self) -> Medium:
+        """What the items are outside the model."""
+        return Images(self.item_shape) if self.other is None else self.other
+
+    @property
     def num_classes(self) -> int:
         """0 for an unlabelled set."""
         return len(self.class_names)
 
     def to_model(self, items: Tensor) -> Tensor:
-        """Items of the store's dtype -> float32 in [-1, 1], on the items' device."""
+        """Items of the store's dtype -> float32 in [-1, 1], on the items' device: all of uint8 or int16 is that range;
+        floating point lies in it already."""
         if items.dtype == torch.uint8:
-            # x / 127.5 - 1 with one rounding: exactly symmetric, and the same bits on every device
-            return items.float().sub_(127.5).mul_(1 / 127.5)
-        return items.float()
+            return from_uint8(items)
+        return from_int16(items) if items.dtype == torch.int16 else items.float()
+
+    def to_file(self, items: Tensor) -> Tensor:
+        """Items -> what their medium's files hold."""
+        return items if self.other is None else self.other.to_file(self.to_model(items))
 
 
-def to_file(x: Tensor) -> Tensor:
-    """The model's numbers, [-1, 1] where they are good -> uint8, rounded and clamped."""
-    return ((x.float() + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
+def fingerprint(key: dict[str, Any]) -> str:
+    """16 hex digits that are a function of the key (plain values) and of FORMAT.
+
+    They name prepared folders and stand in checkpoints: what a set puts into its key must never change its form.
+    """
+    text = json.dumps({"format": FORMAT, **key}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

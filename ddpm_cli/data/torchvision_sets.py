@@ -3,23 +3,21 @@
 import functools
 import hashlib
 import logging
-from collections.abc import Iterator
-from typing import Any, TypedDict, Unpack
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_cli.data.checks import check_choice, check_flag, check_images, check_in_memory, check_num_classes, folder
-from ddpm_cli.data.download import open_set, remotes
-from ddpm_cli.data.fingerprint import fingerprint
-from ddpm_cli.data.pixels import fit
-from ddpm_cli.data.prepare import Block, CacheError, prepare
-from ddpm_cli.data.store import Store
+from ddpm_cli.data.checks import check_channels, check_in_memory, check_num_classes, check_split
+from ddpm_cli.data.prepare.cache import Blocks, CacheError, cache_folder, prepare
+from ddpm_cli.data.prepare.download import open_set, source
+from ddpm_cli.data.prepare.pixels import fit, pieces
+from ddpm_cli.data.store import Store, fingerprint
 
 log = logging.getLogger(__name__)
-
-_BLOCK = 2**24  # pixels made at once
 
 _DIGITS = tuple("0123456789")
 _CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -35,87 +33,48 @@ _CIFAR100 = (
 )
 
 
-class Settings(TypedDict):
-    """The keywords of every set here, as its YAML has them."""
+def _published(title: str, most_items: int, classes: tuple[str, ...]) -> Callable[..., Store]:
+    """A set as a configuration names it. most_items: of any split, which tells how much room may be needed."""
 
-    root: str
-    cache: str | None
-    download: bool
-    split: str
-    channels: int
-    image_size: int
-    num_classes: int | None
+    def load_set(
+        *,
+        root: str,
+        cache: str | None,
+        download: bool,
+        split: str,
+        channels: int,
+        image_size: int,
+        num_classes: int | None,
+    ) -> Store:
+        check_split(split, ("train", "test"))
+        check_channels(channels)
+        labelled = check_num_classes(num_classes, len(classes), what=title)
+        cache_dir = cache_folder(root, cache)
+        import torchvision.datasets  # takes a second
 
+        files = source(getattr(torchvision.datasets, title), Path(root), split)
+        load = functools.cache(lambda: _arrays(open_set(files, download)))  # read at most once, and only if it must be
+        # Files that torchvision checks need not be read, nor even be there, once the set is prepared; of the others
+        # counts what they hold.
+        content = [_hash(*load())] if files.unchecked else [file.md5 for file in files.files]
+        size = {"channels": channels, "image_size": image_size}
+        key = {"set": title, "split": split, "content": content, "labelled": labelled, **size}
+        fill = functools.partial(_blocks, load, labelled, **size)
+        name, names = f"{title.lower()}-{split}", classes if labelled else ()
+        shape = (channels, image_size, image_size)
+        try:
+            return prepare(
+                cache_dir, key, name=name, num_items=most_items, item_shape=shape, class_names=names, fill=fill
+            )
+        except CacheError as error:
+            if cache is not None:
+                raise
+            check_in_memory(most_items, channels * image_size**2)
+            log.warning("%s; until then the set is kept in memory", error)
+            images, labels = load()
+            return Store(fit(images, **size), labels if labelled else None, names, name, fingerprint(key))
 
-def mnist(**settings: Unpack[Settings]) -> Store:
-    """60,000 handwritten digits, 1x28x28 (test: 10,000)."""
-    return _store("MNIST", 60_000, _DIGITS, **settings)
-
-
-def fashion_mnist(**settings: Unpack[Settings]) -> Store:
-    """60,000 pieces of clothing, 1x28x28 (test: 10,000)."""
-    return _store("FashionMNIST", 60_000, _CLOTHES, **settings)
-
-
-def cifar10(**settings: Unpack[Settings]) -> Store:
-    """50,000 photographs of ten things, 3x32x32 (test: 10,000)."""
-    return _store("CIFAR10", 50_000, _CIFAR10, **settings)
-
-
-def cifar100(**settings: Unpack[Settings]) -> Store:
-    """50,000 photographs of a hundred things, 3x32x32 (test: 10,000)."""
-    return _store("CIFAR100", 50_000, tuple(_CIFAR100.split()), **settings)
-
-
-def svhn(**settings: Unpack[Settings]) -> Store:
-    """73,257 digits of house numbers, 3x32x32 (test: 26,032)."""
-    return _store("SVHN", 73_257, _DIGITS, **settings)
-
-
-def _store(
-    title: str,
-    most_items: int,  # of any split: how much room may be needed
-    classes: tuple[str, ...],
-    *,
-    root: str,
-    cache: str | None,
-    download: bool,
-    split: str,
-    channels: int,
-    image_size: int,
-    num_classes: int | None,
-) -> Store:
-    check_choice("dataset.split", split, ("train", "test"))
-    check_images(channels, image_size)
-    check_flag("dataset.download", download)
-    labelled = check_num_classes(num_classes, len(classes), what=title)
-    source = folder("dataset.root", root)
-    cache_dir = source / ".prepared" if cache is None else folder("dataset.cache", cache)
-    dataset = _torchvision_class(title)
-    load = functools.cache(lambda: _arrays(open_set(dataset, source, split, download)))
-    if hasattr(dataset, "mirrors"):  # the MNIST family's unpacked files have no checksums: what they hold counts
-        content = [_hash(*load())]
-    else:  # checked by torchvision, so they need not be read, nor even be there, once the set is prepared
-        content = [file.md5 for file in remotes(dataset, source, split)]
-    size = {"channels": channels, "image_size": image_size}
-    key = {"set": title, "split": split, "content": content, "labelled": labelled, **size}
-    fill = functools.partial(_blocks, load, labelled, **size)
-    name, names = f"{title.lower()}-{split}", classes if labelled else ()
-    shape = (channels, image_size, image_size)
-    try:
-        return prepare(cache_dir, key, name=name, num_items=most_items, item_shape=shape, class_names=names, fill=fill)
-    except CacheError as error:
-        if cache is not None:
-            raise
-        check_in_memory(most_items, channels * image_size**2)
-        log.warning("%s; until then the set is kept in memory", error)
-        return _in_memory(list(fill()), names, name, fingerprint(key))
-
-
-def _torchvision_class(title: str) -> Any:
-    import torchvision.datasets  # takes a second
-
-    return getattr(torchvision.datasets, title)
+    return load_set
 
 
 def _arrays(dataset: Any) -> tuple[Tensor, Tensor]:
@@ -125,7 +84,7 @@ def _arrays(dataset: Any) -> tuple[Tensor, Tensor]:
         images = images[:, None]
     elif images.shape[1] != 3:  # CIFAR: (N, H, W, 3)
         images = images.permute(0, 3, 1, 2)
-    labels = dataset.labels if hasattr(dataset, "labels") else dataset.targets
+    labels = dataset.labels if hasattr(dataset, "labels") else dataset.targets  # SVHN has the former
     return images, torch.as_tensor(labels, dtype=torch.int64)
 
 
@@ -135,14 +94,14 @@ def _hash(images: Tensor, labels: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _blocks(load: Any, labelled: bool, channels: int, image_size: int) -> Iterator[Block]:
+def _blocks(load: Callable[[], tuple[Tensor, Tensor]], labelled: bool, channels: int, image_size: int) -> Blocks:
     images, labels = load()
-    rows = max(1, _BLOCK // (3 * image_size**2))
-    for some, some_labels in zip(images.split(rows), labels.split(rows), strict=True):
-        yield fit(some, channels, image_size).numpy(), some_labels.numpy() if labelled else None
+    for rows in pieces(len(images), image_size):
+        yield fit(images[rows], channels, image_size).numpy(), labels[rows].numpy() if labelled else None
 
 
-def _in_memory(blocks: list[Block], names: tuple[str, ...], name: str, identity: str) -> Store:
-    items = torch.from_numpy(np.concatenate([items for items, _ in blocks]))
-    labels = [labels for _, labels in blocks if labels is not None]
-    return Store(items, torch.from_numpy(np.concatenate(labels)) if labels else None, names, name, identity)
+mnist = _published("MNIST", 60_000, _DIGITS)  # handwritten digits, 1x28x28; test: 10,000
+fashion_mnist = _published("FashionMNIST", 60_000, _CLOTHES)  # clothing, 1x28x28; test: 10,000
+cifar10 = _published("CIFAR10", 50_000, _CIFAR10)  # photographs of ten things, 3x32x32; test: 10,000
+cifar100 = _published("CIFAR100", 50_000, tuple(_CIFAR100.split()))  # of a hundred things, 3x32x32; test: 10,000
+svhn = _published("SVHN", 73_257, _DIGITS)  # digits of house numbers, 3x32x32; test: 26,032

@@ -8,11 +8,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ddpm_cli.data import image_folder as module
 from ddpm_cli.data.image_folder import image_folder
-from ddpm_cli.errors import UserError
+from ddpm_cli.errors import UserError, WorldError
 
 YAML = {"cache": None, "channels": 3, "image_size": 8, "num_classes": None, "on_error": "stop"}
 
@@ -170,7 +171,7 @@ def test_a_worker_that_raises_ends_the_preparation_within_seconds(tmp_path, monk
 def test_a_run_that_is_stopped_while_it_decodes_leaves_no_set(tmp_path, monkeypatch, number):
     draw(tmp_path, *(f"{number:03}.png" for number in range(250)))
     decode = module.decode
-    monkeypatch.setattr(module, "decode", lambda *arguments: (time.sleep(0.02), decode(*arguments))[1])
+    monkeypatch.setattr(module, "decode", lambda *arguments: (time.sleep(0.04), decode(*arguments))[1])
     run = multiprocessing.get_context("fork").Process(target=load, args=(tmp_path,), daemon=True)
     run.start()
     until = time.monotonic() + 10
@@ -193,11 +194,49 @@ def test_an_unwritable_cache_names_the_remedy(tmp_path):
         load(tmp_path / "root")
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("channels", 2), ("image_size", 0), ("image_size", "big"), ("on_error", "ignore"), ("root", ""), ("cache", "")],
-)
-def test_bad_values_name_the_key(tmp_path, key, value):
+def test_other_channels_than_those_of_images_are_refused(tmp_path):
     draw(tmp_path, "a/x.png")
-    with pytest.raises(UserError, match=rf"^dataset\.{key} .*got {value!r}"):
-        image_folder(**{"root": str(tmp_path), **YAML, key: value})
+    with pytest.raises(UserError, match=r"^dataset\.channels .*got 2"):
+        load(tmp_path, channels=2)
+
+
+def test_images_larger_than_the_disk_are_refused_before_any_is_decoded(tmp_path, monkeypatch):
+    draw(tmp_path, "a/x.png")
+    monkeypatch.setattr(module, "decode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(WorldError, match=r"free are \d+ MiB"):
+        load(tmp_path, image_size=10**10)
+
+
+def test_every_sixth_image_can_be_held_out_and_the_whole_folder_keeps_its_fingerprint(tmp_path):
+    draw(tmp_path, *(f"{'ab'[number // 6]}/{number:02}.png" for number in range(12)))
+    whole, train, test = load(tmp_path), load(tmp_path, split="train"), load(tmp_path, split="test")
+    assert whole.fingerprint == load(tmp_path, split="all").fingerprint
+    assert len({whole.fingerprint, train.fingerprint, test.fingerprint}) == 3
+    assert test.items[:, 0, 0, 0].tolist() == [5, 11] and test.labels.tolist() == [0, 1]
+    assert sorted([*train.items[:, 0, 0, 0].tolist(), 5, 11]) == whole.items[:, 0, 0, 0].tolist()
+
+
+def test_the_share_that_may_be_skipped_can_be_set(tmp_path):
+    draw(tmp_path, *(f"a/{number}.png" for number in range(10)))
+    for number in (1, 2):
+        spoil(tmp_path / f"a/{number}.png", "text")
+    with pytest.raises(UserError, match=r"at most 10% of the images, 1 of these 10, and 2 .*dataset\.max_skipped"):
+        load(tmp_path, on_error="skip", max_skipped=0.1)
+    assert len(load(tmp_path, on_error="skip", max_skipped=0.2)) == 8
+
+
+def test_a_height_and_a_width_keep_the_middle_of_that_aspect(tmp_path):
+    draw(tmp_path, "a/x.png", first=7)
+    store = load(tmp_path, image_size=[6, 10])
+    assert store.item_shape == (3, 6, 10) and (store.items == 7).all()
+
+
+def test_sixteen_bits_reach_the_model_and_the_copy_of_eight_is_another(tmp_path):
+    (tmp_path / "a").mkdir()
+    wide = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
+    Image.fromarray(wide).save(tmp_path / "a/x.png")
+    deep, flat = (load(tmp_path, channels=1, dtype=dtype) for dtype in ("uint16", "uint8"))
+    assert torch.equal(deep.to_file(deep.items)[0, 0], torch.from_numpy(wide.astype(np.int32)))
+    model = deep.to_model(deep.items)
+    assert torch.allclose(model[0, 0], torch.from_numpy(wide / 32767.5 - 1).float(), atol=1e-7)
+    assert len(model.unique()) == 64 and deep.fingerprint != flat.fingerprint

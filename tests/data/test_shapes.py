@@ -60,12 +60,8 @@ def test_shapes_lie_inside_their_image():
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("num_images", 0),
-        ("num_images", 1.5),
-        ("seed", "x"),
         ("split", "all"),
         ("channels", 4),
-        ("image_size", 0),
         ("num_classes", 5),
         ("num_classes", -1),
     ],

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from ddpm_cli.data.store import Store, to_file
+from ddpm_cli.data.store import Store
 from ddpm_cli.errors import UserError
+from ddpm_cli.media.images import Images
 
 
 def store(items, labels=None, class_names=()):
@@ -17,7 +18,7 @@ def all_bytes():
 
 def test_bytes_survive_the_way_to_the_model_and_back():
     toy = store(all_bytes())
-    assert torch.equal(to_file(toy.to_model(toy.items)), toy.items)
+    assert torch.equal(Images((1, 8, 8)).to_file(toy.to_model(toy.items)), toy.items)
 
 
 def test_model_range_is_minus_one_to_one():
@@ -34,7 +35,7 @@ def test_to_model_leaves_the_items_alone():
 
 def test_to_file_rounds_and_clamps():
     x = torch.tensor([-9.0, -1, 0.4 / 127.5 - 1, 0.6 / 127.5 - 1, 1, 9])
-    assert to_file(x).tolist() == [0, 0, 0, 1, 255, 255]
+    assert Images((1,)).to_file(x).tolist() == [0, 0, 0, 1, 255, 255]
 
 
 def test_sound_in_floating_point_passes_as_it_is():

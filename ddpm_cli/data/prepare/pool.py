@@ -3,8 +3,9 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 Piece = TypeVar("Piece")
@@ -16,12 +17,14 @@ MAX_THREADS = 16
 _MIN_SECONDS = 0.4e-3
 
 
-def in_order(work: Callable[[Sequence[Piece]], Result], pieces: Sequence[Piece], chunk: int = 16) -> Iterator[Result]:
-    """`work(chunk of pieces)` for one chunk after the other; its exceptions come through.
+def in_order(work: Callable[[Sequence[Piece]], Result], pieces: Iterable[Piece], chunk: int = 16) -> Iterator[Result]:
+    """`work(chunk of pieces)` for one chunk after the other; its exceptions come through. Of the pieces no more are
+    asked for than are about to be worked on.
 
     Closing the iterator cancels what has not begun and waits for what has.
     """
-    chunks = (pieces[start : start + chunk] for start in range(0, len(pieces), chunk))
+    rest = iter(pieces)
+    chunks = iter(lambda: list(islice(rest, chunk)), [])
     for number, some in enumerate(chunks):
         started = time.perf_counter()
         yield work(some)

@@ -1,33 +1,50 @@
-"""Decode a data set once, into `CACHE/NAME-FINGERPRINT/{items.npy,labels.npy,meta.json}`, and map it from there."""
+"""Decode a data set once, into `CACHE/NAME-KEY/{items.npy,labels.npy,meta.json}`, and map it from there.
 
+The folder is named by what the set was asked for and made from, times of modification among it, so that a changed file
+prepares it anew. Its fingerprint is of what came out: the same on every machine, whenever the files were copied there.
+"""
+
+import contextlib
 import errno
+import hashlib
 import json
 import logging
+import math
 import os
 import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from ddpm_cli.data.fingerprint import FORMAT, fingerprint
-from ddpm_cli.data.lock import locked
-from ddpm_cli.data.store import Store
+from ddpm_cli.data.store import FORMAT, Store, fingerprint
 from ddpm_cli.errors import UserError, WorldError
+from ddpm_cli.media.base import Medium
+from ddpm_cli.system.files import sync
+from ddpm_cli.system.lock import lock
 
 log = logging.getLogger(__name__)
 
 # (n, *item_shape) items and their n labels, in the order of the set
 Block = tuple[np.ndarray, np.ndarray | None]
+Blocks = Generator[Block, None, None]
 
 
 class CacheError(UserError):
     """The cache cannot be written: the caller may still keep the set in memory."""
+
+
+def cache_folder(root: str, cache: str | None) -> Path:
+    """Where a set's prepared copy is: in its folder, or beside its file, unless it is said."""
+    if cache is not None:
+        return Path(cache)
+    path = Path(root)
+    return (path.parent if path.is_file() else path) / ".prepared"
 
 
 def prepare(
@@ -39,7 +56,8 @@ def prepare(
     item_shape: tuple[int, ...],
     dtype: np.dtype | type = np.uint8,
     class_names: tuple[str, ...] = (),
-    fill: Callable[[], Iterator[Block]],
+    fill: Callable[[], Blocks],
+    other: Medium | None = None,
 ) -> Store:
     """The set that `key` (plain values) describes: mapped if it is prepared already, else prepared from `fill()`.
 
@@ -47,33 +65,36 @@ def prepare(
     A set becomes visible only when it is whole and on disk, whatever kills the run that prepares it.
     """
     name = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "data"
-    identity = fingerprint(key)
-    final = cache_dir / f"{name}-{identity}"
-    store = load_prepared(final)
+    final = cache_dir / f"{name}-{fingerprint(key)}"
+    store = load_prepared(final, other)
     if store is not None:  # needs no lock, and no right to write
         return store
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        lock = open(cache_dir / f".{final.name}.lock", "a+b")  # noqa: SIM115 (closed by the lock)
+        lock_file = open(cache_dir / f".{final.name}.lock", "a+b")  # noqa: SIM115 closed below
     except OSError as error:
         raise CacheError(
             f"dataset.cache: cannot write to {cache_dir} ({error.strerror}); "
             "set dataset.cache=PATH to a folder that can be written"
         ) from error
-    with locked(lock, f"another run prepares {final}") as alone:
-        store = load_prepared(final)
+    with lock_file:
+        alone = lock(lock_file, f"another run prepares {final}")
+        store = load_prepared(final, other)  # the run we waited for may have made it
         if store is not None:
             return store
-        if alone:
-            _remove_leftovers(cache_dir, final.name)
-        header = {"name": name, "fingerprint": identity, "key": key, "class_names": list(class_names)}
-        _write_set(final, header, (num_items, *item_shape), np.dtype(dtype), fill)
-    store = load_prepared(final)
+        if alone:  # what killed runs left; without the lock it might be somebody's work in progress
+            for leftover in cache_dir.glob(f".{final.name}.tmp-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        header = {"name": name, "key": key, "class_names": list(class_names)}
+        _write_set(
+            final, header, (num_items, *item_shape), np.dtype(dtype), fill, "images" if other is None else other.many
+        )
+    store = load_prepared(final, other)
     assert store is not None, f"{final} was just written and does not load"
     return store
 
 
-def load_prepared(path: Path) -> Store | None:
+def load_prepared(path: Path, other: Medium | None = None) -> Store | None:
     """The prepared set in a folder; None if there is none, or not all of it."""
     try:
         meta = json.loads((path / "meta.json").read_text())
@@ -90,75 +111,61 @@ def load_prepared(path: Path) -> Store | None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes into a store
         mapped = torch.from_numpy(items)
-    return Store(mapped, None if labels is None else torch.from_numpy(labels), class_names, name, identity)
-
-
-def _remove_leftovers(cache_dir: Path, name: str) -> None:
-    """Remove what killed runs left; only under the lock, or it might be somebody's work in progress."""
-    for leftover in cache_dir.glob(f".{name}.tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    return Store(mapped, None if labels is None else torch.from_numpy(labels), class_names, name, identity, other)
 
 
 def _write_set(
-    final: Path, header: dict[str, Any], shape: tuple[int, ...], dtype: np.dtype, fill: Callable[[], Iterator[Block]]
+    final: Path, header: dict[str, Any], shape: tuple[int, ...], dtype: np.dtype, fill: Callable[[], Blocks], many: str
 ) -> None:
-    """Write the set beside its place and move it there; nothing stays if that fails."""
-    needed = int(np.prod(shape)) * dtype.itemsize
+    """Write the set beside its place and move it there; nothing stays if that fails, also on KeyboardInterrupt."""
+    needed = math.prod(shape) * dtype.itemsize
+    temporary = final.parent / f".{final.name}.tmp-{secrets.token_hex(4)}"
     try:
-        free = shutil.disk_usage(final.parent).free
-        if free < needed:
+        if shutil.disk_usage(final.parent).free < needed:
             raise OSError(errno.ENOSPC, "too little space")
-        temporary = final.parent / f".{final.name}.tmp-{secrets.token_hex(4)}"
         temporary.mkdir()  # not by tempfile, whose folders only their owner may read
-    except OSError as error:
-        raise _disk_error(final, needed, error) from error
-    log.info("preparing %d images in %s", shape[0], final)
-    blocks = fill()
-    try:
-        count, labels = _write_items(temporary / "items.npy", shape, dtype, blocks)
+        log.info("preparing %d %s in %s", shape[0], many, final)
+        with contextlib.closing(fill()) as blocks:  # the decoding stops before what it wrote is removed
+            count, labels, content = _write_items(temporary / "items.npy", shape, dtype, blocks)
         if labels:
-            with open(temporary / "labels.npy", "wb") as file:
-                np.save(file, np.concatenate(labels))
-                _to_disk(file)
+            np.save(temporary / "labels.npy", np.concatenate(labels))
         meta = {"format": FORMAT, **header, "shape": [count, *shape[1:]], "dtype": dtype.str}
+        told = {key: meta[key] for key in ("class_names", "shape", "dtype")}
+        meta["fingerprint"] = fingerprint({"content": content, **told})
         meta["bytes"] = {file.name: file.stat().st_size for file in sorted(temporary.glob("*.npy"))}
-        with open(temporary / "meta.json", "wb") as file:
-            file.write(json.dumps(meta, indent=1).encode())
-            _to_disk(file)
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
         _move(temporary, final)
     except OSError as error:
         raise _disk_error(final, needed, error) from error
-    finally:  # also on KeyboardInterrupt: stop the decoding first, then remove what it wrote
-        close = getattr(blocks, "close", None)
-        if close is not None:
-            close()
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_items(
     path: Path, shape: tuple[int, ...], dtype: np.dtype, blocks: Iterator[Block]
-) -> tuple[int, list[np.ndarray]]:
-    """Write the blocks as one .npy file; returns their number of items, and the labels.
+) -> tuple[int, list[np.ndarray], str]:
+    """Write the blocks as one .npy file; returns their number of items, the labels, and the sum of all.
 
     Plain writes rather than a writable map: a full disk is then an error, where the map would die of SIGBUS.
     """
     from tqdm import tqdm
 
-    count, labels = 0, []
-    bar = tqdm(total=shape[0], unit="img", desc=f"preparing {path.parent.parent.name}", disable=None)
+    count, labels, content = 0, [], hashlib.sha256()
+    bar = tqdm(total=shape[0], unit="item", desc=f"preparing {path.parent.parent.name}", disable=None)
     with bar, open(path, "wb") as file:
         _write_header(file, shape, dtype)
         for items, item_labels in blocks:
             assert items.shape[1:] == shape[1:] and items.dtype == dtype
-            _write(file, np.ascontiguousarray(items))
+            file.write(data := np.ascontiguousarray(items).data)
+            content.update(data)
             count += len(items)
             if item_labels is not None:
                 labels.append(item_labels.astype(np.int64))
+                content.update(labels[-1].tobytes())
             bar.update(len(items))
         file.seek(0)
         _write_header(file, (count, *shape[1:]), dtype)  # numpy leaves room for the first number to change
-        _to_disk(file)
-    return count, labels
+    return count, labels, content.hexdigest()
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -166,34 +173,18 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> No
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _write(file: BinaryIO, block: np.ndarray) -> None:
-    file.write(block.data)
-
-
-def _to_disk(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def _move(temporary: Path, final: Path) -> None:
-    """Put a whole set in its place, instead of a broken one if there is one."""
-    _sync_folder(temporary)
-    old = final.parent / f".{final.name}.tmp-old"  # rename cannot replace a folder that holds files
+    """Put a whole set in its place. Content reaches the disk before its name does, so a power cut leaves no half set.
+
+    By hand, since a folder that holds files cannot be replaced by another, as a file can: a broken set goes first. To
+    be killed between the two leaves none, which is prepared again.
+    """
+    for path in (*temporary.iterdir(), temporary):
+        sync(path)
     if final.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        final.rename(old)
+        shutil.rmtree(final)
     temporary.rename(final)
-    _sync_folder(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync_folder(path: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(final.parent)
 
 
 def _disk_error(final: Path, needed: int, error: OSError) -> WorldError:

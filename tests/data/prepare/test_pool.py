@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from ddpm_cli.data import pool
-from ddpm_cli.data.pool import in_order
+from ddpm_cli.data.prepare import pool
+from ddpm_cli.data.prepare.pool import in_order
 
 
 def decode_threads():

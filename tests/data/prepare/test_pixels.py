@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_cli.data.pixels import fit
+from ddpm_cli.data.prepare.pixels import fit
 
 
 def photographs(channels=3, size=32):

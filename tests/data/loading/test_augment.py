@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ddpm_cli.data.augment import NUM_DRAWS, NUM_LABELS, GeometricAugment
+from ddpm_cli.data.loading.augment import NUM_DRAWS, NUM_LABELS, GeometricAugment
 
 CALM = [0.9, 0.9, 0.9, 0.5, 0.9, 0.5, 0.9, 0.5, 0.9, 0.5, 0.9, 0.5, 0.5]  # nothing happens at probability 0.12
 

@@ -1,9 +1,14 @@
 """Batches: a pure function of (seed, step), whatever is asked for in between."""
 
+import mmap
+import sys
+
+import numpy as np
 import pytest
 import torch
 
-from ddpm_cli.data.batches import Batches
+from ddpm_cli.data.loading import paging
+from ddpm_cli.data.loading.batches import Batches
 from ddpm_cli.data.store import Store
 from ddpm_cli.errors import UserError
 
@@ -99,12 +104,6 @@ def test_sound_comes_in_batches_but_is_not_mirrored():
         Batches(sound, 4, 0, True, "cpu")
 
 
-@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, None])
-def test_bad_batch_sizes_are_refused(batch_size):
-    with pytest.raises(UserError, match=r"^training\.batch_size"):
-        batches(batch_size)
-
-
 def test_the_items_stay_as_they_are():
     source = batches(10, flip=True)
     before = source.store.items.clone()
@@ -120,10 +119,51 @@ def test_only_the_orders_in_use_are_kept():
     assert len(source._orders) <= 3
 
 
+def test_rows_gathered_ahead_are_the_same_whatever_is_asked():
+    """Micro-batches, a step made again, one left out, a run that goes back, and another part of a batch."""
+    now, ahead = batches(8, count=23, flip=True), batches(8, count=23, flip=True)
+    ahead.gather_ahead()
+    asked = [(step, start, start + 4) for step in range(6) for start in (0, 4)]
+    asked += [
+        (6, 0, 4),
+        (6, 0, 4),
+        (6, 4, 8),
+        (8, 0, 4),
+        (8, 4, 8),
+        (2, 0, 4),
+        (2, 4, 8),
+        (3, 0, 8),
+        (3, 2, 5),
+        (0, 0, 8),
+    ]
+    for step, start, stop in asked:
+        assert same(ahead.batch(step, start, stop), now.batch(step, start, stop)), (step, start, stop)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no such call elsewhere")
+def test_the_system_is_told_which_pages_of_a_map_are_wanted(tmp_path, monkeypatch):
+    content = np.random.default_rng(0).integers(0, 256, (50, 3, 60, 60), dtype=np.uint8)
+    np.save(tmp_path / "items.npy", content)
+    items = torch.from_numpy(np.load(tmp_path / "items.npy", mmap_mode="c"))
+    plain = Batches(Store(torch.from_numpy(content), None, (), "mapped", "0" * 16), 7, 0, False, "cpu")
+    expected = [plain.batch(step)[0] for step in range(3)]
+    monkeypatch.setattr(paging, "_LARGE", 0)
+    told, real = [], paging._madvise
+    monkeypatch.setattr(paging, "_madvise", lambda *args: told.append((*args, real(*args))))
+    source = Batches(Store(items, None, (), "mapped", "0" * 16), 7, 0, False, "cpu")
+    assert all(torch.equal(source.batch(step)[0], items) for step, items in enumerate(expected))
+    assert len(told) == 21
+    base, row = items.data_ptr(), items[0].nbytes
+    for (start, length, advice, answer), number in zip(told, source._index(0, 21).tolist(), strict=True):
+        assert answer == 0 and advice == mmap.MADV_WILLNEED and start % mmap.PAGESIZE == 0
+        first = base + number * row
+        assert start <= first < start + mmap.PAGESIZE and start + length == first + row
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_a_gpu_sees_the_same_batches(monkeypatch, share):
-    monkeypatch.setattr("ddpm_cli.data.batches._DEVICE_SHARE", share)
+    monkeypatch.setattr("ddpm_cli.data.loading.batches._DEVICE_SHARE", share)
     store = numbered(50, (3, 4, 4))
     cpu, gpu = Batches(store, 16, 5, True, "cpu"), Batches(store, 16, 5, True, "cuda")
     for step in range(20):

@@ -1,0 +1,108 @@
+"""Images in Parquet files, or in a folder that Hugging Face's `save_to_disk` wrote."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ddpm_cli.data.checks import check_channels, check_num_classes
+from ddpm_cli.data.prepare.cache import Blocks, cache_folder
+from ddpm_cli.data.prepare.classes import classes_of
+from ddpm_cli.data.prepare.decoding import Item, decoded
+from ddpm_cli.data.prepare.images import prepare_images
+from ddpm_cli.data.prepare.listing import counted, tell
+from ddpm_cli.data.prepare.pixels import as_stored
+from ddpm_cli.data.prepare.tables import Table, open_table
+from ddpm_cli.data.store import Store, fingerprint
+from ddpm_cli.errors import UserError
+from ddpm_cli.media.image_files import decode, sides
+
+
+def parquet(
+    *,
+    root: str,
+    cache: str | None,
+    files: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    split: str,
+    channels: int,
+    image_size: int | Sequence[int],
+    num_classes: int | None,
+    dtype: str,
+    on_error: str,
+    max_skipped: float,
+) -> Store:
+    """The images of a file, or of a folder's files, in the order of the rows, prepared into `cache` (null: ROOT's
+    .prepared). `test` is every sixth row, `train` the rest."""
+    check_channels(channels)
+    table, cache_dir = open_table(Path(root), files, image_column, label_column), cache_folder(root, cache)
+    total = len(table)
+    labels, classes = _classes(table) if num_classes != 0 else (None, ())
+    labelled = check_num_classes(num_classes, len(classes), what=root) and labels is not None
+    told = f"{root}: {total:,} rows, images in {table.image}, "
+    tell(
+        logging.INFO,
+        told + (f"{counted(len(classes), 'class', 'classes')} in {table.label}" if labels else "no labels"),
+    )
+    in_split = {"all": (0, 1, 2, 3, 4, 5), "train": (0, 1, 2, 3, 4), "test": (5,)}[split]
+    chosen = [number for number in range(total) if number % 6 in in_split]
+    key = {"set": "parquet", "files": table.states, "image": table.image, "split": split, "channels": channels}
+    key |= {"image_size": image_size, "dtype": dtype, "on_error": on_error}
+    shape = (channels, *sides(image_size))
+
+    def items() -> Iterator[Item]:
+        for row in table.rows():
+            if row.number % 6 in in_split:
+                label = -1 if labels is None else labels[row.number]
+                yield Item(row.place, label, partial(_pixels, row.file, channels, image_size, dtype))
+
+    def fill() -> Blocks:
+        skip = on_error == "skip"
+        return decoded(
+            items(), len(chosen), labelled=labelled, many="images", skip=skip, max_skipped=max_skipped
+        )  # fmt: skip
+
+    return prepare_images(
+        cache_dir,
+        {**key, "labels": fingerprint({"labels": labels, "names": classes}) if labelled else None},
+        name=Path(root).resolve().stem,
+        num_items=len(chosen),
+        item_shape=shape,
+        dtype=dtype,
+        class_names=classes if labelled else (),
+        fill=fill,
+    )
+
+
+def found(node: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration leaves open."""
+    table = open_table(Path(node["root"]), node["files"], node["image_column"], node["label_column"])
+    return {"num_classes": len(_classes(table)[1])}
+
+
+def _classes(table: Table) -> tuple[list[int] | None, tuple[str, ...]]:
+    """The label of each row, and the names of the classes."""
+    if table.label is None:
+        return None, ()
+    values = table.labels()
+    if (wrong := next((k for k, v in enumerate(values) if type(v) not in (int, str)), None)) is not None:
+        raise UserError(
+            f"dataset.label_column={table.label}: row {wrong} holds {values[wrong]!r}, no class; "
+            "dataset.num_classes=0 leaves the labels out"
+        )
+    labels, names = classes_of(values)
+    if table.names and isinstance(values[0], int):
+        if len(names) > len(table.names):
+            raise UserError(
+                f"dataset.label_column={table.label}: {len(names) - 1} is none of {len(table.names)} classes"
+            )
+        names = table.names
+    return labels, names
+
+
+def _pixels(file: Path | IO[bytes], channels: int, image_size: int | Sequence[int], dtype: str) -> np.ndarray:
+    return as_stored(decode(file, channels, image_size, dtype))
