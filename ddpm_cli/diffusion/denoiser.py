@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_cli.diffusion.gaussian import expand
+from ddpm_cli.diffusion.prediction import Prediction
 from ddpm_cli.diffusion.schedule import NoiseSchedule
+from ddpm_cli.diffusion.variance import Variance
 
 Cond = Mapping[str, Tensor] | None  # "labels": (B,) int64, the null label being num_classes
 Network = Callable[[Tensor, Tensor, Cond], Tensor]
@@ -22,16 +24,18 @@ class Denoised:
 
 
 Denoise = Callable[[Tensor, Tensor, Cond], Denoised]
+BoundDenoise = Callable[[Tensor, Tensor], Denoised]  # its conditioning bound
 
 
 class Denoiser(nn.Module):
     """(x_t, t, cond) -> Denoised: what the network predicts stays in here.
 
-    x_t: (B, C, ...) float, t: (B,) or 0-dim in [1, T]. `amp_dtype` runs the network alone in autocast: the conversion
-    to x_0 has coefficients up to 2e4 and stays in x_t's dtype (float64 in, float64 through).
+    x_t: (B, C, ...) float, t: (B,) or 0-dim in [1, T]. `amp_dtype` runs the network alone in autocast, `network_dtype`
+    says that its weights are of that type: the conversion to x_0 has coefficients up to 2e4 and stays in x_t's dtype
+    (float64 in, float64 through).
     """
 
-    def __init__(self, network: nn.Module, schedule: NoiseSchedule, prediction, variance):
+    def __init__(self, network: nn.Module, schedule: NoiseSchedule, prediction: Prediction, variance: Variance):
         super().__init__()
         if schedule.zero_terminal_snr and prediction.needs_signal:
             raise ValueError(
@@ -45,7 +49,9 @@ class Denoiser(nn.Module):
         self.network = network
         self.schedule, self.prediction, self.variance = schedule, prediction, variance
         self.amp_dtype: torch.dtype | None = None
-        self.call_network: Network = network  # what speeds the network up (compile, DDP) replaces this, not the network
+        self.network_dtype: torch.dtype | None = None
+        # What speeds the network up replaces this, not the network; a method, since a module would become a child.
+        self.call_network: Network = network.__call__
         self._known: dict[float, tuple[float, ...]] = {}  # coefficients and network time of times met
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond = None) -> Denoised:
@@ -74,7 +80,7 @@ class Denoiser(nn.Module):
     def _output(self, scaled: Tensor, time: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None]:
         """The network's prediction and its variance output, in the input's dtype."""
         if self.amp_dtype is None:
-            output = self.call_network(scaled, time, cond)
+            output = self.call_network(scaled.to(self.network_dtype or scaled.dtype), time, cond)
         else:
             with torch.autocast(scaled.device.type, self.amp_dtype):
                 output = self.call_network(scaled, time, cond)
@@ -86,8 +92,7 @@ class Denoiser(nn.Module):
 
 
 def clipped(denoise: Denoise, limit: float = 1.0) -> Denoise:
-    """The denoiser with its estimate of x_0 clipped to [-limit, limit], before any mean is made from it (Ho et al.
-    2020)."""
+    """The denoiser with its x_0 clipped to [-limit, limit], before any mean is made from it (Ho et al. 2020)."""
 
     def denoise_clipped(x_t: Tensor, t: Tensor, cond: Cond = None) -> Denoised:
         denoised = denoise(x_t, t, cond)

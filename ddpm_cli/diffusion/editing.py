@@ -6,13 +6,17 @@ that walk an image back to noise need one that draws none.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ddpm_cli.diffusion.gaussian import diffuse, step_forward
-from ddpm_cli.diffusion.samplers import BoundDenoise, DDIMInversion, SamplerStep, StepNoise, run
+from ddpm_cli.diffusion.samplers import BoundDenoise, DDIMInversion, Sampler, SamplerStep, StepNoise, run
 from ddpm_cli.diffusion.schedule import NoiseSchedule
+from ddpm_cli.diffusion.variance import Variance
+
+Steps = Iterator[SamplerStep]
 
 
 @dataclass(frozen=True)
@@ -25,89 +29,99 @@ class Source:
     share: Tensor | None = None  # (B,) in [0, 1]: how far along it
 
 
-def along(sampler, times: list[float], num_steps: int):
-    """The sampler on `times`, a part of its own grid of `num_steps` steps; one that looks back begins anew there."""
-    changes = {"num_steps": None, "spacing": times}
-    if hasattr(sampler, "s_churn"):  # is shared out over the steps of a walk
-        changes["s_churn"] = sampler.s_churn * (len(times) - 1) / num_steps
-    return replace(sampler, **changes)
+class Edit(Protocol):
+    """What every edit offers; one that derives from it states what differs from these defaults."""
+
+    inverts: bool = False  # walks the images to noise first: for samplers without noise, grids to t = 0, no clipping
+
+    def __call__(
+        self,
+        denoise: BoundDenoise,
+        sampler: Sampler,
+        schedule: NoiseSchedule,
+        variance: Variance,
+        noise: StepNoise,
+        source: Source,
+    ) -> Steps: ...
 
 
-def refuse_noise(sampler, edit: str) -> None:
+def refuse_noise(sampler: Sampler, edit: str) -> None:
     """ValueError unless the sampler is deterministic, so that DDIM's inversion leads to where it starts."""
-    if not getattr(sampler, "deterministic", False):
+    if not sampler.deterministic:
         raise ValueError(f"edit={edit} needs a sampler without noise; choose sampler=ddim sampler.eta=0")
 
 
 @dataclass(frozen=True)
-class Inpaint:
-    """RePaint (Lugmayr et al. 2022, Algorithm 1, jumps of one step): what is known is put in, noised to each step's
-    level, and each step is repeated `resample` times, so that what is made anew can agree with it. At the end the known
-    pixels are the image's own."""
+class Inpaint(Edit):
+    """RePaint (Lugmayr et al. 2022, Algorithm 1 and appendix B): what is known is put in, noised to each step's level.
+    Every `jump_length` steps the image is noised back to where they began and they are walked again, `resample` times
+    in all, so that what is made anew can agree with what is known. At the end the known pixels are the image's own.
+
+    What is made anew agrees in part only: of two pixels of correlation 0.8, where the other should have the mean 0.48,
+    it has 0.43 to 0.46 with 50 or 100 steps made 10 times, 0.20 to 0.29 made once. Jumps of up to a tenth of the walk
+    (10 of 250 steps in the paper) do as well, longer ones worse.
+    """
 
     resample: int = 10
+    jump_length: int = 1
 
-    def __call__(
-        self, denoise: BoundDenoise, sampler, schedule: NoiseSchedule, variance, noise: StepNoise, source: Source
-    ) -> Iterator[SamplerStep]:
+    def __call__(self, denoise, sampler, schedule: NoiseSchedule, variance, noise, source: Source) -> Steps:
         assert source.mask is not None
-        times = schedule.times(sampler.num_steps, sampler.spacing).tolist()
-        steps = [along(sampler, times[i : i + 2], len(times) - 1) for i in range(len(times) - 1)]
+        times = sampler.times(schedule).tolist()
+        steps = [sampler.along(times[i : i + 2], len(times) - 1) for i in range(len(times) - 1)]
         steps[0](denoise, source.image, schedule, variance, noise)  # refuses now what it cannot do
         return self._walk(denoise, steps, schedule, variance, noise, source.image, source.mask)
 
     def _walk(self, denoise, steps, schedule: NoiseSchedule, variance, noise: StepNoise, image: Tensor, mask: Tensor):
-        x = schedule.prior(noise(-1))
-        for i, step in enumerate(steps):
-            level_t, level_s = (schedule.level(t) for t in step.spacing)
-            last = i == len(steps) - 1
-            for n in range(i * self.resample, (i + 1) * self.resample):  # three draws for each n
-                made = next(step(denoise, x, schedule, variance, lambda _, n=n: noise(3 * n)))
-                known = image if last else diffuse(image, noise(3 * n + 1), level_s)
-                x = torch.where(mask, made.x, known)
-                if last:
-                    break  # nothing to agree with: the clean image is the estimate
-                if n + 1 < (i + 1) * self.resample:
-                    x = step_forward(x, noise(3 * n + 2), level_t, level_s)
-            yield SamplerStep(i, float(step.spacing[1]), x, made.x_0)
+        x, n = schedule.prior(noise(-1)), 0
+        for first in range(0, len(steps), self.jump_length):
+            jump = steps[first : first + self.jump_length]
+            start, end = schedule.level(jump[0].spacing[0]), schedule.level(jump[-1].spacing[1])
+            # The last step alone has nothing to agree with: the clean image is the estimate.
+            repeats = 1 if len(jump) == 1 and jump[0] is steps[-1] else self.resample
+            for repeat in range(repeats):
+                for i, step in enumerate(jump, first):
+                    made = next(step(denoise, x, schedule, variance, lambda _, n=n: noise(3 * n)))
+                    level = schedule.level(step.spacing[1])
+                    known = image if step is steps[-1] else diffuse(image, noise(3 * n + 1), level)
+                    x = torch.where(mask, made.x, known)
+                    n += 1
+                    if repeat + 1 == repeats:
+                        yield SamplerStep(i, float(step.spacing[1]), x, made.x_0)
+                if repeat + 1 < repeats:
+                    x = step_forward(x, noise(3 * n - 1), start, end)
 
 
 @dataclass(frozen=True)
-class SDEdit:
+class SDEdit(Edit):
     """SDEdit (Meng et al. 2022): the image is noised to the time strength T and drawn again from there, on the rest of
     the sampler's grid. strength 1 keeps next to nothing; different noise gives variations of one image."""
 
     strength: float = 0.5
 
-    def __call__(
-        self, denoise: BoundDenoise, sampler, schedule: NoiseSchedule, variance, noise: StepNoise, source: Source
-    ) -> Iterator[SamplerStep]:
-        times = schedule.times(sampler.num_steps, sampler.spacing).tolist()
+    def __call__(self, denoise, sampler, schedule: NoiseSchedule, variance, noise, source: Source) -> Steps:
+        times = sampler.times(schedule).tolist()
         rest = [t for t in times if t <= self.strength * schedule.num_timesteps]
         if len(rest) < 2:
             raise ValueError(
                 f"edit.strength={self.strength} leaves no step of {len(times) - 1}; raise it or sampler.num_steps"
             )
         x_t = diffuse(source.image, noise(-1), schedule.level(rest[0]))
-        return along(sampler, rest, len(times) - 1)(denoise, x_t, schedule, variance, noise)
+        return sampler.along(rest, len(times) - 1)(denoise, x_t, schedule, variance, noise)
 
 
 @dataclass(frozen=True)
-class Reconstruct:
+class Reconstruct(Edit):
     """The image walked to noise by DDIM's inversion and back by the sampler (Song, Meng and Ermon 2020, Section 5.4):
     how well the model knows it."""
 
     inverts = True
 
-    def __call__(
-        self, denoise: BoundDenoise, sampler, schedule: NoiseSchedule, variance, noise: StepNoise, source: Source
-    ) -> Iterator[SamplerStep]:
+    def __call__(self, denoise, sampler, schedule: NoiseSchedule, variance, noise, source: Source) -> Steps:
         refuse_noise(sampler, "reconstruct")
-        inversion = DDIMInversion(sampler.num_steps, sampler.spacing)
-        return self._walk(
-            inversion(denoise, source.image, schedule),
-            lambda x_T: sampler(denoise, x_T, schedule, variance, noise),
-        )
+        inversion = DDIMInversion(sampler.num_steps, sampler.spacing_on(schedule), rho=sampler.rho)
+        up = inversion(denoise, source.image, schedule)
+        return self._walk(up, lambda x_T: sampler(denoise, x_T, schedule, variance, noise))
 
     def _walk(self, up: Iterator[SamplerStep], down) -> Iterator[SamplerStep]:
         for risen in up:
@@ -117,7 +131,7 @@ class Reconstruct:
 
 
 @dataclass(frozen=True)
-class Interpolate:
+class Interpolate(Edit):
     """Between two real images: both walked to noise, the noise interpolated on the sphere, and drawn by the sampler
     (Song, Meng and Ermon 2020, Section 5.3)."""
 
@@ -125,12 +139,10 @@ class Interpolate:
 
     inverts = True
 
-    def __call__(
-        self, denoise: BoundDenoise, sampler, schedule: NoiseSchedule, variance, noise: StepNoise, source: Source
-    ) -> Iterator[SamplerStep]:
+    def __call__(self, denoise, sampler, schedule: NoiseSchedule, variance, noise, source: Source) -> Steps:
         refuse_noise(sampler, "interpolate")
         assert source.to is not None and source.share is not None
-        inversion = DDIMInversion(sampler.num_steps, sampler.spacing)
+        inversion = DDIMInversion(sampler.num_steps, sampler.spacing_on(schedule), rho=sampler.rho)
         here, there = (run(inversion(denoise, image, schedule)) for image in (source.image, source.to))
         return sampler(denoise, slerp(here, there, source.share), schedule, variance, noise)
 

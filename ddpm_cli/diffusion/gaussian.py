@@ -1,5 +1,4 @@
-"""The Gaussian facts of diffusion: what x_t, x_s and x_0 say about each other, given the noise levels at t and s <
-t."""
+"""The Gaussian facts of diffusion: what x_t, x_s and x_0 say about each other, given the noise levels (s < t)."""
 
 import math
 from dataclasses import dataclass
@@ -41,8 +40,7 @@ def diffuse(x_0: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
 
 
 def transition(level_t: NoiseLevel, level_s: NoiseLevel) -> tuple[Tensor, Tensor]:
-    """(alpha_ts, variance) of q(x_t | x_s) = N(alpha_ts x_s, variance) for s < t; at s = t - 1 the variance is DDPM's
-    beta_t."""
+    """(alpha_ts, variance) of q(x_t | x_s) = N(alpha_ts x_s, variance); at s = t - 1 the variance is DDPM's beta_t."""
     alpha_ts = level_t.alpha / level_s.alpha
     return alpha_ts, level_t.sigma**2 - (alpha_ts * level_s.sigma) ** 2
 
@@ -70,8 +68,7 @@ def posterior_coefficients(level_t: NoiseLevel, level_s: NoiseLevel) -> tuple[Te
 
 
 def posterior(x_t: Tensor, x_0: Tensor, level_t: NoiseLevel, level_s: NoiseLevel) -> tuple[Tensor, Tensor]:
-    """Mean (x_t's shape) and variance (t's shape, float64) of q(x_s | x_t, x_0) for any s < t (DDPM Eq. 6-7, there
-    with s = t - 1)."""
+    """Mean (x_t's shape) and variance (t's, float64) of q(x_s | x_t, x_0), any s < t (DDPM Eq. 6-7 for s = t - 1)."""
     c_0, c_t, variance = posterior_coefficients(level_t, level_s)
     return expand(c_0, x_t) * x_0 + expand(c_t, x_t) * x_t, variance
 

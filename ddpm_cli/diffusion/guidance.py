@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.diffusion.denoiser import Cond, Denoise, Denoised
+from ddpm_cli.diffusion.prediction import Prediction
 from ddpm_cli.diffusion.schedule import NoiseSchedule
 
 Pair = Callable[[Tensor, Tensor, Cond], tuple[Denoised, Tensor]]  # the estimate, and the weaker one's x_0
@@ -18,8 +19,8 @@ class Guidance:
     1 + w).
 
     interval: only where sigma/alpha lies in (low, high] (Kynkäänniemi et al. 2024); outside it the weaker estimate is
-    not even made. rescale: how far each image's estimate is brought back to the standard deviation it had without
-    guidance, 0 to 1 (Lin et al. 2023, Section 3.4, there for the network's output; 0.7 in the paper).
+    not even made. rescale: how far the network's output is brought back, image by image, to the standard deviation it
+    had without guidance, 0 to 1 (Lin et al. 2023, Section 3.4; 0.7 in the paper).
     """
 
     scale: float = 1.0
@@ -59,8 +60,11 @@ def by_weaker_model(denoise: Denoise, guide: Denoise) -> Pair:
     return lambda x_t, t, cond: (denoise(x_t, t, cond), guide(x_t, t, cond).x_0)
 
 
-def guided(denoise: Denoise, pair: Pair, guidance: Guidance, schedule: NoiseSchedule) -> Denoise:
-    """The denoiser guided by `pair`; with its own variance output. t: 0-dim where there is an interval."""
+def guided(
+    denoise: Denoise, pair: Pair, guidance: Guidance, schedule: NoiseSchedule, prediction: Prediction
+) -> Denoise:
+    """The denoiser guided by `pair`; with its own variance output. prediction: what the network's output is, for
+    rescale. t: 0-dim."""
     if guidance.scale == 1.0:
         return denoise
 
@@ -70,17 +74,19 @@ def guided(denoise: Denoise, pair: Pair, guidance: Guidance, schedule: NoiseSche
         estimate, weaker = pair(x_t, t, cond)
         x_0 = torch.lerp(weaker, estimate.x_0, guidance.scale)
         if guidance.rescale:
-            x_0 = rescaled(x_0, estimate.x_0, guidance.rescale)
+            c_skip, c_out, _ = (float(c) for c in prediction(schedule.level(t), schedule.level((t - 1).clamp(min=0))))
+            output, unguided = ((x - c_skip * x_t) / c_out for x in (x_0, estimate.x_0))
+            x_0 = c_skip * x_t + c_out * rescaled(output, unguided, guidance.rescale)
         return Denoised(x_0, estimate.raw)
 
     return denoise_guided
 
 
-def rescaled(x_0: Tensor, unguided: Tensor, share: float) -> Tensor:
-    """x_0 (B, ...) with each image's standard deviation brought `share` of the way back to that of `unguided`."""
-    dims = tuple(range(1, x_0.ndim))
-    factor = unguided.std(dims, keepdim=True) / x_0.std(dims, keepdim=True).clamp(min=1e-8)
-    return x_0 * torch.lerp(torch.ones_like(factor), factor, share)
+def rescaled(output: Tensor, unguided: Tensor, share: float) -> Tensor:
+    """output (B, ...) with each image's standard deviation brought `share` of the way back to that of `unguided`."""
+    dims = tuple(range(1, output.ndim))
+    factor = unguided.std(dims, keepdim=True) / output.std(dims, keepdim=True).clamp(min=1e-8)
+    return output * torch.lerp(torch.ones_like(factor), factor, share)
 
 
 @dataclass(frozen=True)

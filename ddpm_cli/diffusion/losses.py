@@ -1,8 +1,8 @@
 """Training losses: (denoiser, x_0, cond, t, noise) -> LossTerms, one number an image."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -18,18 +18,27 @@ from ddpm_cli.diffusion.gaussian import (
     posterior_coefficients,
 )
 from ddpm_cli.diffusion.schedule import NoiseSchedule
-from ddpm_cli.diffusion.variance import FixedSmall
-from ddpm_cli.diffusion.weighting import Uncertainty
+from ddpm_cli.diffusion.variance import FixedSmall, Variance
+from ddpm_cli.diffusion.weighting import Weighting
 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Each (B,): `total` is trained on, `mse` the weighted squared error, `vb` the bound's term at t in bits per
-    dimension."""
+    """Each (B,): `total` is trained on, `mse` the weighted squared error, `vb` the bound's term at t, in bits/dim."""
 
     total: Tensor
     mse: Tensor | None = None
     vb: Tensor | None = None
+
+
+class Loss(Protocol):
+    """What every loss offers; one that derives from it states what differs from these defaults."""
+
+    weighting: Weighting
+    uses_bound: bool = False  # trains on the variational bound, so that it can teach a variance but needs every t
+    trains_mean_by: Literal["weighting", "bound"] = "weighting"  # what reaches the estimate of x_0
+
+    def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> LossTerms: ...
 
 
 def mean_flat(x: Tensor) -> Tensor:
@@ -38,13 +47,14 @@ def mean_flat(x: Tensor) -> Tensor:
 
 
 def variance_floor(schedule: NoiseSchedule) -> Tensor:
-    """The posterior's variance at t = 2, which stands in for the zero at t = 1 (Ho et al. 2020's code); 0-dim
-    float64."""
+    """The posterior's variance at t = 2, 0-dim float64; it stands in for the zero at t = 1 (Ho et al. 2020's code)."""
     second = min(2, schedule.num_timesteps)
     return posterior_coefficients(schedule.level(float(second)), schedule.level(float(second - 1)))[2].clamp(min=1e-20)
 
 
-def bound_term(denoised: Denoised, x_0: Tensor, x_t: Tensor, t: Tensor, schedule: NoiseSchedule, variance) -> Tensor:
+def bound_term(
+    denoised: Denoised, x_0: Tensor, x_t: Tensor, t: Tensor, schedule: NoiseSchedule, variance: Variance
+) -> Tensor:
     """The bound's term at t, (B,), in bits per dimension (DDPM Eq. 5).
 
     KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t > 1; at t = 1 the negative log-likelihood of the discretised
@@ -70,12 +80,11 @@ def prior_term(x_0: Tensor, schedule: NoiseSchedule) -> Tensor:
     level = schedule.level(float(schedule.num_timesteps))
     prior_log_variance = torch.as_tensor(2 * math.log(schedule.prior_scale), dtype=torch.float64)
     mean = level.alpha * x_0
-    return mean_flat(kl_divergence(mean, 2 * level.sigma.log(), torch.zeros_like(mean), prior_log_variance)) / math.log(
-        2
-    )
+    kl = kl_divergence(mean, 2 * level.sigma.log(), torch.zeros_like(mean), prior_log_variance)
+    return mean_flat(kl) / math.log(2)
 
 
-def _weighted_error(weighting, level: NoiseLevel, x_0: Tensor, estimate: Tensor) -> Tensor:
+def _weighted_error(weighting: Weighting, level: NoiseLevel, x_0: Tensor, estimate: Tensor) -> Tensor:
     return weighting(level).to(x_0.dtype) * mean_flat((estimate - x_0) ** 2)
 
 
@@ -85,40 +94,38 @@ def huber(error: Tensor, delta: float) -> Tensor:
     return torch.where(size <= delta, error**2, delta * (2 * size - delta))
 
 
-def _trained_error(loss, mse: Tensor, level: NoiseLevel, x_0: Tensor, estimate: Tensor) -> Tensor:
+def _trained_error(
+    weighting: Weighting, huber_delta: float | None, mse: Tensor, level: NoiseLevel, x_0: Tensor, estimate: Tensor
+) -> Tensor:
     """What the denoising part is trained on, (B,): the weighted error, penalised and balanced as the loss says."""
-    if loss.huber_delta is not None:
-        scale = loss.weighting(level).sqrt()
-        mse = mean_flat(huber(expand(scale, x_0) * (estimate - x_0), loss.huber_delta))
-    return loss.weighting.balance(mse, level) if isinstance(loss.weighting, Uncertainty) else mse
+    if huber_delta is not None:
+        scale = weighting(level).sqrt()
+        mse = mean_flat(huber(expand(scale, x_0) * (estimate - x_0), huber_delta))
+    return weighting.balance(mse, level)
 
 
 @dataclass(frozen=True)
-class Denoising:
+class Denoising(Loss):
     """weight(level) |x_0 - x_0_hat|², averaged over dimensions; with the epsilon weighting DDPM's L_simple (Eq. 14).
 
     huber_delta: from that size of sqrt(weight) error on, the square goes on as a straight line; None: never.
     """
 
-    weighting: Callable[[NoiseLevel], Tensor]
+    weighting: Weighting
     huber_delta: float | None = None
-
-    uses_bound = False
-    trains_mean_by = "weighting"
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> LossTerms:
         level = denoiser.schedule.level(t)
         denoised = denoiser(diffuse(x_0, noise, level), t, cond)
         mse = _weighted_error(self.weighting, level, x_0, denoised.x_0)
-        return LossTerms(_trained_error(self, mse, level, x_0, denoised.x_0), mse=mse)
+        return LossTerms(_trained_error(self.weighting, self.huber_delta, mse, level, x_0, denoised.x_0), mse=mse)
 
 
 @dataclass(frozen=True)
-class VariationalBound:
-    """T times the bound's term at t: an unbiased estimate of the bound without its constant L_T, in bits per
-    dimension."""
+class VariationalBound(Loss):
+    """T times the bound's term at t: an unbiased estimate of the bound without its constant L_T, in bits/dim."""
 
-    weighting: Callable[[NoiseLevel], Tensor]  # not trained on: the bound has its own weights; reported as mse
+    weighting: Weighting  # not trained on: the bound has its own weights; reported as mse
 
     uses_bound = True
     trains_mean_by = "bound"
@@ -134,16 +141,14 @@ class VariationalBound:
 
 
 @dataclass(frozen=True)
-class Hybrid:
-    """Denoising plus bound_weight times the bound, whose gradient reaches the variance alone (Nichol and Dhariwal
-    2021, Eq. 16)."""
+class Hybrid(Loss):
+    """Denoising plus bound_weight times the bound, its gradient for the variance alone (Improved DDPM, Eq. 16)."""
 
-    weighting: Callable[[NoiseLevel], Tensor]
+    weighting: Weighting
     bound_weight: float = 0.001
     huber_delta: float | None = None
 
     uses_bound = True
-    trains_mean_by = "weighting"
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> LossTerms:
         level = denoiser.schedule.level(t)
@@ -152,6 +157,6 @@ class Hybrid:
         mse = _weighted_error(self.weighting, level, x_0, denoised.x_0)
         frozen_mean = Denoised(denoised.x_0.detach(), denoised.raw)
         vb = bound_term(frozen_mean, x_0, x_t, t, denoiser.schedule, denoiser.variance)
-        trained = _trained_error(self, mse, level, x_0, denoised.x_0)
+        trained = _trained_error(self.weighting, self.huber_delta, mse, level, x_0, denoised.x_0)
         # One t of T is drawn, so T vb estimates the bound; without the factor it would be T times too weak.
         return LossTerms(trained + self.bound_weight * denoiser.schedule.num_timesteps * vb, mse=mse, vb=vb)

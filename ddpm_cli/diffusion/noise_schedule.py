@@ -19,6 +19,11 @@ def variance_exploding(log_snr: Tensor) -> NoiseLevel:
     return NoiseLevel(torch.ones_like(log_snr), torch.exp(-0.5 * log_snr))
 
 
+def straight(log_snr: Tensor) -> NoiseLevel:
+    """The level with alpha + sigma = 1, as rectified flows have it."""
+    return NoiseLevel(torch.sigmoid(log_snr / 2), torch.sigmoid(-log_snr / 2))
+
+
 class NoiseSchedule:
     """T + 1 noise levels, row 0 the clean image (1, 0), interpolated in log-SNR between rows 1 and T.
 
@@ -78,8 +83,7 @@ class NoiseSchedule:
         return NoiseLevel(torch.where(between, mixed.alpha, alpha[row]), torch.where(between, mixed.sigma, sigma[row]))
 
     def time_of(self, log_snr: Tensor) -> Tensor:
-        """The real t in [1, T] whose level has this log-SNR (clamped to the schedule's range), of its shape,
-        float64."""
+        """The real t in [1, T] whose level has this log-SNR (clamped to the range), of its shape, float64."""
         table = self._on(log_snr.device)[2][1:]
         finite = table[:-1] if self.zero_terminal_snr else table
         wanted = log_snr.to(table.dtype).clamp(finite[-1], finite[0])
@@ -90,9 +94,9 @@ class NoiseSchedule:
         t = below + 1 + fraction
         return torch.where(torch.isneginf(log_snr), float(self.num_timesteps), t) if self.zero_terminal_snr else t
 
-    def times(self, num_steps: int | None = None, spacing: Spacing = None) -> Tensor:
-        """The times a sampler visits, from noise to image: see spacing.times."""
-        return times(self, num_steps, spacing)
+    def times(self, num_steps: int | None = None, spacing: Spacing = None, rho: float = 7.0) -> Tensor:
+        """The times of a walk from noise to image: see spacing.times."""
+        return times(self, num_steps, spacing, rho)
 
     def prior(self, noise: Tensor) -> Tensor:
         """x_T made from standard normal noise."""
@@ -102,6 +106,18 @@ class NoiseSchedule:
         """What the network embeds for time t, of t's shape, float64."""
         t = t.double() if t.device.type != "mps" else t.float()
         return self._network_time(t, self.level(t))
+
+    def with_network_time(self, network_time: Callable[[Tensor, NoiseLevel], Tensor]) -> "NoiseSchedule":
+        """The same levels and walks, another time for the network."""
+        return NoiseSchedule(
+            self.alpha,
+            self.sigma,
+            level_of=self._level_of,
+            network_time=network_time,
+            prior_scale=self.prior_scale,
+            spacing=self.spacing,
+            continuous=self.continuous,
+        )
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         if device not in self._tables:

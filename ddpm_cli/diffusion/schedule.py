@@ -6,33 +6,34 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.diffusion.gaussian import NoiseLevel
-from ddpm_cli.diffusion.noise_schedule import NoiseSchedule, variance_exploding, variance_preserving
+from ddpm_cli.diffusion.noise_schedule import NoiseSchedule, straight, variance_exploding, variance_preserving
+from ddpm_cli.diffusion.spacing import MOST_SIGMA
 
 __all__ = ["NoiseSchedule", "variance_exploding", "variance_preserving"]
 
 
-def from_betas(betas: Tensor) -> NoiseSchedule:
-    """The schedule of forward variances beta_1..beta_T, each in (0, 1) (DDPM Eq. 2)."""
+def from_betas(betas: Tensor, knobs: str = "schedule.beta_start, schedule.beta_end") -> NoiseSchedule:
+    """The schedule of forward variances beta_1..beta_T, each in (0, 1) (DDPM Eq. 2); knobs: what they come from."""
     if not ((betas > 0) & (betas < 1)).all():
         raise ValueError(
             f"every beta must lie in (0, 1), got {betas.min():g}..{betas.max():g}; "
-            "change schedule.beta_start, schedule.beta_end or schedule.num_timesteps"
+            f"change {knobs} or schedule.num_timesteps"
         )
     alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas.double(), 0)])
     return NoiseSchedule(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
 
 
 def from_alpha_bar(alpha_bar: Tensor, max_beta: float = 0.999) -> NoiseSchedule:
-    """The schedule of alpha_bar at t = 0..T, falling from 1; no step may have a beta above max_beta (Nichol and
-    Dhariwal 2021, Section 3.2)."""
+    """The schedule of alpha_bar at t = 0..T, falling from 1, no beta above max_beta (Improved DDPM, Section 3.2)."""
     return from_betas((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta))
 
 
-def from_log_snr(log_snr: Tensor) -> NoiseSchedule:
+def from_log_snr(log_snr: Tensor, spacing: str = "trailing") -> NoiseSchedule:
     """The variance-preserving schedule of falling log-SNRs at t = 1..T."""
     level = variance_preserving(log_snr.double())
     clean = NoiseLevel(torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
-    return NoiseSchedule(torch.cat([clean.alpha, level.alpha]), torch.cat([clean.sigma, level.sigma]))
+    alpha, sigma = (torch.cat(pair) for pair in ((clean.alpha, level.alpha), (clean.sigma, level.sigma)))
+    return NoiseSchedule(alpha, sigma, spacing=spacing)
 
 
 def _rise(num_timesteps: int) -> Tensor:
@@ -55,7 +56,7 @@ def scaled_linear(num_timesteps: int = 1000, beta_start: float = 8.5e-4, beta_en
 
 def constant(num_timesteps: int = 1000, beta: float = 0.01) -> NoiseSchedule:
     """Every step adds the same noise (an ablation of Ho et al. 2020); beta is given for 1000 steps and rescaled."""
-    return from_betas(torch.full((num_timesteps,), 1000 / num_timesteps * beta, dtype=torch.float64))
+    return from_betas(torch.full((num_timesteps,), 1000 / num_timesteps * beta, dtype=torch.float64), "schedule.beta")
 
 
 def cosine(num_timesteps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
@@ -66,8 +67,7 @@ def cosine(num_timesteps: int = 1000, s: float = 0.008, max_beta: float = 0.999)
 def sigmoid(
     num_timesteps: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0, max_beta: float = 0.999
 ) -> NoiseSchedule:
-    """alpha_bar falls as a sigmoid cut out between start and end and stretched to 1..0 (Jabri et al. 2022); a larger
-    tau is closer to a straight line."""
+    """alpha_bar falls as a sigmoid from start to end, stretched to 1..0; large tau: a line (Jabri et al. 2022)."""
     if not start < end:
         raise ValueError(f"schedule.start must lie below schedule.end, got {start} and {end}")
     fall = torch.sigmoid(-(start + _rise(num_timesteps) * (end - start)) / tau)
@@ -82,14 +82,18 @@ def laplace(
     log_snr_min: float = -10.0,
 ) -> NoiseSchedule:
     """The log-SNR of a uniform t is Laplace-distributed: most times lie where image and noise balance (Hang et al.
-    2024). The law is cut off at log_snr_max and log_snr_min, which t = 1 and T have."""
+    2024). The law is cut off at log_snr_max and log_snr_min, which t = 1 and T have.
+
+    A law to train by, not to walk by: t = 2 is a far noisier image than t = 1, and a walk in equal steps of t loses all
+    detail that lies between. Samplers walk in equal steps of log-SNR instead.
+    """
     if not log_snr_min < log_snr_max:
         raise ValueError(f"schedule.log_snr_min must lie below log_snr_max, got {log_snr_min} and {log_snr_max}")
     law = torch.distributions.Laplace(torch.tensor(mean).double(), torch.tensor(scale).double())
     ends = torch.tensor([log_snr_max, log_snr_min], dtype=torch.float64)
     above, below = law.cdf(ends).tolist()
     log_snr = law.icdf(torch.linspace(above, below, num_timesteps, dtype=torch.float64))
-    return from_log_snr(log_snr.clamp(log_snr_min, log_snr_max))
+    return from_log_snr(log_snr.clamp(log_snr_min, log_snr_max), spacing="log_snr")
 
 
 def cosine_log_snr(
@@ -118,7 +122,7 @@ def table(values: list[float], holds: str = "alpha_bar") -> NoiseSchedule:
     if holds == "log_snr":
         return from_log_snr(numbers)
     if holds == "beta":
-        return from_betas(numbers)
+        return from_betas(numbers, "schedule.path")
     if holds != "alpha_bar":
         raise ValueError(f"schedule.holds must be one of {', '.join(TABLE_KINDS)}, got {holds}")
     alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), numbers])
@@ -142,8 +146,7 @@ def table(values: list[float], holds: str = "alpha_bar") -> NoiseSchedule:
 
 
 def zero_terminal_snr(noise_schedule: NoiseSchedule) -> NoiseSchedule:
-    """A variance-preserving schedule stretched so that x_T is pure noise, its first level kept (Lin et al. 2023,
-    Algorithm 1)."""
+    """A variance-preserving schedule stretched so that x_T is noise, its first level kept (Lin et al. 2023, Alg. 1)."""
     alpha = noise_schedule.alpha
     if noise_schedule.num_timesteps < 2:
         raise ValueError("schedule.zero_terminal_snr=true needs schedule.num_timesteps of at least 2")
@@ -153,17 +156,20 @@ def zero_terminal_snr(noise_schedule: NoiseSchedule) -> NoiseSchedule:
 
 
 def rescaled_time(noise_schedule: NoiseSchedule) -> NoiseSchedule:
-    """The same levels, but the network embeds 1000 (t - 1) / T, whatever T (`rescale_timesteps` of Nichol and
-    Dhariwal 2021's code)."""
+    """The same levels, but the network embeds 1000 (t - 1) / T (`rescale_timesteps` in the code of iDDPM)."""
     factor = 1000 / noise_schedule.num_timesteps
-    return NoiseSchedule(noise_schedule.alpha, noise_schedule.sigma, network_time=lambda t, level: (t - 1) * factor)
+    return noise_schedule.with_network_time(lambda t, level: (t - 1) * factor)
 
 
-def edm(num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0) -> NoiseSchedule:
+def edm(
+    num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_data: float = 0.5
+) -> NoiseSchedule:
     """alpha = 1, ln sigma linear in t from sigma_min at t = 1 to sigma_max at T; real t makes it continuous (Karras et
-    al. 2022). The network embeds ln(sigma) / 4."""
+    al. 2022). The network embeds ln(sigma) / 4. For data of another standard deviation than 0.5 both ends are that much
+    smaller or larger."""
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"schedule.sigma_min must lie in (0, sigma_max), got {sigma_min} and {sigma_max}")
+    sigma_min, sigma_max = (sigma * sigma_data / 0.5 for sigma in (sigma_min, sigma_max))
     log_sigma = torch.linspace(math.log(sigma_min), math.log(sigma_max), num_timesteps, dtype=torch.float64)
     sigma = torch.cat([torch.zeros(1, dtype=torch.float64), log_sigma.exp()])
     return NoiseSchedule(
@@ -173,5 +179,26 @@ def edm(num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 
         network_time=lambda t, level: level.sigma.log() / 4,
         prior_scale=sigma_max,
         spacing="karras",
+        continuous=True,
+    )
+
+
+def rectified_flow(num_timesteps: int = 1000, shift: float = 1.0) -> NoiseSchedule:
+    """alpha = 1 - sigma, sigma linear in t: straight paths between image and noise (Liu et al. 2022; Lipman et al.
+    2022). Real t makes it continuous; the network embeds 1000 sigma.
+
+    shift: multiplies sigma / alpha at every t, for images of more pixels (Esser et al. 2024, Eq. 23, alpha
+    there). It ends a little before pure noise, at sigma / alpha = 160, so that every sampler can begin there.
+    """
+    end = MOST_SIGMA / shift / (1 + MOST_SIGMA / shift)
+    share = end * _rise(num_timesteps)
+    ratio = shift * share / (1 - share)
+    sigma = ratio / (1 + ratio)
+    return NoiseSchedule(
+        1 - sigma,
+        sigma,
+        level_of=straight,
+        network_time=lambda t, level: 1000 * level.sigma,
+        prior_scale=float(sigma[-1]),
         continuous=True,
     )

@@ -1,16 +1,13 @@
 """Step spacing: the times a sampler visits, from noise to image."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ddpm_cli.diffusion.schedule import NoiseSchedule
+from ddpm_cli.diffusion.gaussian import NoiseLevel
 
 _ROWS = ("trailing", "leading", "linspace")  # visit whole timesteps
 LEVEL_SPACINGS = ("karras", "log_snr", "log_snr_to_1")  # choose noise levels, so that times are real
@@ -18,18 +15,33 @@ SPACINGS = _ROWS + LEVEL_SPACINGS
 
 # sigma/alpha where walks over levels begin at the latest. At the cosine schedule's end it is 20,000: two thirds of the
 # steps would pass where nothing is to be seen. DDPM's linear schedule ends at 157, EDM begins at 80.
-_MOST_SIGMA = 160.0
+MOST_SIGMA = 160.0
 
 Spacing = str | Sequence[float] | None
 
 
-def times(schedule: NoiseSchedule, num_steps: int | None = None, spacing: Spacing = None) -> Tensor:
+class Levels(Protocol):
+    """What a spacing needs to know of a NoiseSchedule, which itself hands out spaced times."""
+
+    prior_scale: float
+    spacing: str
+
+    @property
+    def num_timesteps(self) -> int: ...
+    @property
+    def zero_terminal_snr(self) -> bool: ...
+    def level(self, t: Tensor | float) -> NoiseLevel: ...
+    def time_of(self, log_snr: Tensor) -> Tensor: ...
+
+
+def times(schedule: Levels, num_steps: int | None = None, spacing: Spacing = None, rho: float = 7.0) -> Tensor:
     """float64 on the CPU, (num_steps + 1,), descending; the last one is 0, but for `log_snr_to_1` and lists.
 
     num_steps: 1..T (any number for real times), None for T. spacing: None (the schedule's own), a list (these times as
     they stand, num_steps being theirs), or a name:
     `trailing` starts at T, `leading` ends at 1 and never visits T, `linspace` does both (Lin et al. 2023, Table 2);
-    `karras` has sigma/alpha fall as Karras et al. 2022, Eq. 5, from T to 1 (from 160 where it is higher at T);
+    `karras` has sigma/alpha fall as Karras et al. 2022, Eq. 5, from T to 1 (from 160 where it is higher at T), with
+    more steps at low noise the larger rho is;
     `log_snr` is uniform in log-SNR between the same (Lu et al. 2022); `log_snr_to_1` the same, all steps lying between
     T and 1, without one to the clean image.
     """
@@ -43,10 +55,24 @@ def times(schedule: NoiseSchedule, num_steps: int | None = None, spacing: Spacin
     if num_steps < 1 or (spacing in _ROWS and num_steps > total):
         raise ValueError(f"sampler.num_steps must lie in 1..{total} (the schedule's num_timesteps), got {num_steps}")
     if spacing in _ROWS:
-        return _ended(_rows(total, num_steps, spacing))
+        rows = _rows(total, num_steps, spacing)
+        if spacing == "leading":
+            _check_start(rows, total)
+        return _ended(rows)
     if spacing == "log_snr_to_1":
         return _uniform(schedule, num_steps + 1)
-    return _ended(_karras(schedule, num_steps) if spacing == "karras" else _uniform(schedule, num_steps))
+    return _ended(_karras(schedule, num_steps, rho) if spacing == "karras" else _uniform(schedule, num_steps))
+
+
+def _check_start(rows: Tensor, total: int) -> None:
+    """`leading` steps by T // num_steps, and so begins a step below T; but where num_steps does not divide T it may
+    begin, from pure noise, where there should be an image: at 501 of 1000 with 501 steps."""
+    num_steps, first = len(rows), float(rows[0])
+    if total - first - total / num_steps > total / 20:
+        raise ValueError(
+            f"sampler.spacing=leading with {num_steps} steps would begin at t = {first:g} of {total}; choose a number "
+            "that divides the timesteps, or sampler.spacing=trailing"
+        )
 
 
 def _rows(total: int, num_steps: int, spacing: str) -> Tensor:
@@ -58,30 +84,30 @@ def _rows(total: int, num_steps: int, spacing: str) -> Tensor:
     return (total - i * ((total - 1) / max(num_steps - 1, 1))).round()
 
 
-def _karras(schedule: NoiseSchedule, num_steps: int, rho: float = 7.0) -> Tensor:
-    """sigma^(1/rho) linear (Karras et al. 2022, Eq. 5); rho = 7 puts most steps at low noise."""
+def _karras(schedule: Levels, num_steps: int, rho: float) -> Tensor:
+    """sigma^(1/rho) linear (Karras et al. 2022, Eq. 5)."""
     first, last = _ends(schedule)
     share = torch.linspace(0, 1, num_steps, dtype=torch.float64)
     high, low = ((-0.5 * log_snr).exp() ** (1 / rho) for log_snr in (first, last))
     return _between(schedule, -2 * rho * torch.lerp(high, low, share).log())
 
 
-def _uniform(schedule: NoiseSchedule, count: int) -> Tensor:
+def _uniform(schedule: Levels, count: int) -> Tensor:
     return _between(schedule, torch.lerp(*_ends(schedule), torch.linspace(0, 1, count, dtype=torch.float64)))
 
 
-def _ends(schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
-    """The log-SNR at T, but of at most _MOST_SIGMA (or what x_T is scaled by, where that is more), and at 1."""
+def _ends(schedule: Levels) -> tuple[Tensor, Tensor]:
+    """The log-SNR at T, but of at most MOST_SIGMA (or what x_T is scaled by, where that is more), and at 1."""
     if schedule.zero_terminal_snr:
         raise ValueError(
             "sampler.spacing: with zero terminal SNR the noise level at T is infinite; choose sampler.spacing=trailing"
         )
     level = schedule.level(torch.tensor([schedule.num_timesteps, 1]))
-    most = max(_MOST_SIGMA, schedule.prior_scale)
+    most = max(MOST_SIGMA, schedule.prior_scale)
     return level.log_snr[0].clamp(min=-2 * math.log(most)), level.log_snr[1]
 
 
-def _between(schedule: NoiseSchedule, log_snr: Tensor) -> Tensor:
+def _between(schedule: Levels, log_snr: Tensor) -> Tensor:
     """Real times of these log-SNRs; the ends are T (unless it lies higher) and 1 whatever the rounding."""
     t = schedule.time_of(log_snr)
     if t[0] > schedule.num_timesteps - 1e-6:
@@ -91,7 +117,7 @@ def _between(schedule: NoiseSchedule, log_snr: Tensor) -> Tensor:
     return t
 
 
-def _listed(schedule: NoiseSchedule, values: Sequence[float]) -> Tensor:
+def _listed(schedule: Levels, values: Sequence[float]) -> Tensor:
     t = torch.tensor([float(value) for value in values], dtype=torch.float64)
     inside = ((t >= 1) & (t <= schedule.num_timesteps)) | (t == 0)
     if len(t) < 2 or not (t.diff() < 0).all() or not inside.all():

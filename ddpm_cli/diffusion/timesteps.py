@@ -1,16 +1,34 @@
 """The distribution of t in training: (u, schedule) -> (t, importance).
 
-u: (B,) uniform in [0, 1), one number an image of the global batch. t: (B,), integer in 1..T for a table. importance:
-(B,), the factor that keeps the loss an estimate of its mean over all t where t is not uniform. One that learns is an
-nn.Module with observe(t, loss).
+u: (B,) uniform in [0, 1), one number an image of the global batch. t: (B,), integer in 1..T, real where a law of the
+noise level draws it. importance: (B,), the factor that keeps the loss an estimate of its mean over all t where t is not
+uniform.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ddpm_cli.diffusion.schedule import NoiseSchedule
+
+
+class Timesteps(Protocol):
+    """What every distribution offers; one that derives from it states what differs from these defaults."""
+
+    covers_all: bool = True  # every t in 1..T is drawn, and the importance makes up for how often
+
+    @property
+    def learned(self) -> bool:
+        """Whether it has a state that checkpoints keep: as torch has it, whether it is a module."""
+        return isinstance(self, nn.Module)
+
+    def __call__(self, u: Tensor, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]: ...
+
+    def observe(self, t: Tensor, loss: Tensor) -> None:
+        """Told after each step the t, (B,), and losses, (B,), of the global batch: what a distribution learns from."""
 
 
 def _to_timestep(u: Tensor, num_timesteps: int) -> Tensor:
@@ -23,45 +41,85 @@ def _spread(u: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Timesteps):
     """Every t alike, each image on its own (Ho et al. 2020)."""
-
-    covers_all = True  # every t in 1..T is drawn, and the importance makes up for how often
 
     def __call__(self, u: Tensor, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
         return _to_timestep(u, schedule.num_timesteps), torch.ones_like(u)
 
 
 @dataclass(frozen=True)
-class Stratified:
-    """One uniform draw, the rest of the batch spread evenly from it: less variance, same mean (Kingma et al. 2021,
-    appendix I)."""
-
-    covers_all = True
+class Stratified(Timesteps):
+    """One uniform draw, the batch spread evenly from it: less variance, same mean (Kingma et al. 2021, appendix I)."""
 
     def __call__(self, u: Tensor, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
         return _to_timestep(_spread(u), schedule.num_timesteps), torch.ones_like(u)
 
 
+class LevelLaw(Timesteps):
+    """A law of the noise level, on any schedule: t is real, and the density is part of the loss (importance 1). Levels
+    beyond the schedule's ends are its ends."""
+
+    covers_all = False
+
+    def log_snr(self, u: Tensor) -> Tensor:
+        """The quantile at u, float64 in (0, 1)."""
+        raise NotImplementedError
+
+    def __call__(self, u: Tensor, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
+        return schedule.time_of(self.log_snr(u.double().clamp(2**-26, 1 - 2**-26))), torch.ones_like(u)
+
+
 @dataclass(frozen=True)
-class LogNormal:
+class LogNormal(LevelLaw):
     """ln(sigma / alpha) ~ N(mean, std²) (Karras et al. 2022, Table 1): training dwells where there is most to learn.
 
-    t is real for EDM's schedule, the nearest row of a table. The density is part of the loss, so importance is 1.
+    The mean is as for data of standard deviation 0.5; sigma_data is what they have.
     """
 
     mean: float = -1.2
     std: float = 1.2
+    sigma_data: float = 0.5
 
-    covers_all = False
-
-    def __call__(self, u: Tensor, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
-        normal = torch.special.ndtri(u.double().clamp(2**-26, 1 - 2**-26))
-        t = schedule.time_of(-2 * (self.mean + self.std * normal))
-        return (t if schedule.continuous else t.round().long()), torch.ones_like(u)
+    def log_snr(self, u: Tensor) -> Tensor:
+        return -2 * (self.mean + math.log(self.sigma_data / 0.5) + self.std * torch.special.ndtri(u))
 
 
-class LossSecondMoment(nn.Module):
+@dataclass(frozen=True)
+class LogitNormal(LevelLaw):
+    """The share of noise, sigma / (alpha + sigma), is logit-normal (Esser et al. 2024, Section 3.1): on the straight
+    path of schedule=rectified_flow that is its time. mean above 0: noisier."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def log_snr(self, u: Tensor) -> Tensor:
+        return -2 * (self.mean + self.std * torch.special.ndtri(u))
+
+
+@dataclass(frozen=True)
+class Laplace(LevelLaw):
+    """The log-SNR is Laplace-distributed (Hang et al. 2024): most draws lie where image and noise balance."""
+
+    mean: float = 0.0
+    scale: float = 0.5
+
+    def log_snr(self, u: Tensor) -> Tensor:
+        return self.mean + self.scale * (u - 0.5).sign() * torch.log1p(-2 * (u - 0.5).abs()).neg()
+
+
+@dataclass(frozen=True)
+class Cosine(LevelLaw):
+    """The log-SNR is as that of uniform times on the cosine schedule, moved by `shift`: a hyperbolic secant's law
+    (Kingma and Gao 2023, Table 1)."""
+
+    shift: float = 0.0
+
+    def log_snr(self, u: Tensor) -> Tensor:
+        return -2 * torch.tan(u * (math.pi / 2)).log() + self.shift
+
+
+class LossSecondMoment(nn.Module, Timesteps):
     """p(t) proportional to the root of the mean of the last squared losses at t (Nichol and Dhariwal 2021, Eq. 18).
 
     Uniform until every t has been seen `history` times; a share of uniform_share stays uniform. The batch is spread
@@ -69,7 +127,6 @@ class LossSecondMoment(nn.Module):
     losses of all.
     """
 
-    covers_all = True
     losses: Tensor
     counts: Tensor
 

@@ -7,11 +7,26 @@ stands in for the posterior's variance at s = 0, which is zero and has no logari
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ddpm_cli.diffusion.gaussian import NoiseLevel, expand, posterior_coefficients, transition
+
+
+class Variance(Protocol):
+    """What every variance offers; one that derives from it states what differs from these defaults."""
+
+    learned: bool = False  # the network has a second output for it, which is trained by the bound alone
+    by_measurement: bool = False  # made from what ddpm-analytic finds of a trained model, so not to train with
+
+    @property
+    def tables(self) -> tuple[Tensor, ...]:
+        """What it was made from by measurement; nothing before that."""
+        return ()
+
+    def __call__(self, raw: Tensor | None, level_t: NoiseLevel, level_s: NoiseLevel, floor: Tensor) -> Tensor: ...
 
 
 def _clean_before(level_s: NoiseLevel) -> Tensor:
@@ -20,10 +35,8 @@ def _clean_before(level_s: NoiseLevel) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FixedSmall:
+class FixedSmall(Variance):
     """The posterior's variance, beta tilde: right if the data were a single point."""
-
-    learned = False
 
     def __call__(self, raw: Tensor | None, level_t: NoiseLevel, level_s: NoiseLevel, floor: Tensor) -> Tensor:
         variance = posterior_coefficients(level_t, level_s)[2]
@@ -31,20 +44,17 @@ class FixedSmall:
 
 
 @dataclass(frozen=True)
-class FixedLarge:
+class FixedLarge(Variance):
     """The forward step's variance, beta: right if the data were standard normal. At s = 0 it too takes the floor,
     for a better likelihood of the decoder (Ho et al. 2020's code)."""
-
-    learned = False
 
     def __call__(self, raw: Tensor | None, level_t: NoiseLevel, level_s: NoiseLevel, floor: Tensor) -> Tensor:
         return torch.where(_clean_before(level_s), floor, transition(level_t, level_s)[1]).log()
 
 
 @dataclass(frozen=True)
-class LearnedRange:
-    """Between beta tilde and beta, geometrically, by the network (Nichol and Dhariwal 2021, Eq. 15); raw in [-1, 1]
-    spans the range."""
+class LearnedRange(Variance):
+    """Between beta tilde and beta, geometrically: raw in [-1, 1] spans the range (Nichol and Dhariwal 2021, Eq. 15)."""
 
     learned = True
 
@@ -57,7 +67,7 @@ class LearnedRange:
 
 
 @dataclass(frozen=True)
-class Learned:
+class Learned(Variance):
     """Any log-variance, by the network: raw is its distance from log beta (improved-diffusion's LEARNED has no such
     origin; with it training starts at fixed_large, and steps may be left out in sampling)."""
 
@@ -68,7 +78,7 @@ class Learned:
         return raw + expand(FixedLarge()(None, level_t, level_s, floor), raw)
 
 
-class Analytic:
+class Analytic(Variance):
     """The best variance that is one number a step, known without training (Bao et al. 2022, Theorem 1): the posterior's
     plus what the estimate of x_0 is off by.
 
@@ -76,7 +86,7 @@ class Analytic:
     best for an imperfect one too (Bao et al. 2022b) and lies near 1 at every noise level.
     """
 
-    learned = False
+    by_measurement = True
 
     def __init__(self, estimate: Mapping[str, Tensor] | None):
         """estimate: log_snr (N,), falling, and noise_error (N,), the mean squared error of the noise per dimension at
@@ -86,12 +96,8 @@ class Analytic:
             self._tables[torch.device("cpu")] = estimate["log_snr"].double(), estimate["noise_error"].double()
 
     @property
-    def measured(self) -> bool:
-        return bool(self._tables)
-
-    @property
     def tables(self) -> tuple[Tensor, ...]:
-        """What it was made from: (log_snr, noise_error), or nothing."""
+        """(log_snr, noise_error), or nothing."""
         return self._tables.get(torch.device("cpu"), ())
 
     def __call__(self, raw: Tensor | None, level_t: NoiseLevel, level_s: NoiseLevel, floor: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """Loss weightings over the noise level, all stated for the squared error of x_0 (so they suit any prediction).
 
-Each is called as (level) -> weight of t's shape. |noise error|² = SNR |x_0 error|² and |v error|² = (SNR + 1) |x_0
-error|².
+Called as (level) -> weight of t's shape. |noise error|² = SNR |x_0 error|², |v error|² = (SNR + 1) |x_0 error|².
 """
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,23 @@ from torch import Tensor, nn
 from ddpm_cli.diffusion.gaussian import NoiseLevel
 
 
+class Weighting(Protocol):
+    """What every weighting offers; one that derives from it states what differs from these defaults."""
+
+    @property
+    def learned(self) -> bool:
+        """Whether it has parameters, to be trained with the network's: as torch has it, whether it is a module."""
+        return isinstance(self, nn.Module)
+
+    def __call__(self, level: NoiseLevel) -> Tensor: ...
+
+    def balance(self, error: Tensor, level: NoiseLevel) -> Tensor:
+        """What is trained on, (B,), for the weighted errors, (B,), of images at these levels."""
+        return error
+
+
 @dataclass(frozen=True)
-class Epsilon:
+class Epsilon(Weighting):
     """The plain error of the noise: L_simple (DDPM Eq. 14)."""
 
     def __call__(self, level: NoiseLevel) -> Tensor:
@@ -22,7 +37,7 @@ class Epsilon:
 
 
 @dataclass(frozen=True)
-class X0:
+class X0(Weighting):
     """The plain error of the clean image: reconstruction."""
 
     def __call__(self, level: NoiseLevel) -> Tensor:
@@ -30,7 +45,7 @@ class X0:
 
 
 @dataclass(frozen=True)
-class V:
+class V(Weighting):
     """The plain error of v, where alpha² + sigma² = 1 (Salimans and Ho 2022, 'SNR + 1')."""
 
     def __call__(self, level: NoiseLevel) -> Tensor:
@@ -38,7 +53,15 @@ class V:
 
 
 @dataclass(frozen=True)
-class MinSNR:
+class Flow(Weighting):
+    """The plain error of the velocity noise - x_0 of a straight path: (1 + alpha / sigma)² (Esser et al. 2024)."""
+
+    def __call__(self, level: NoiseLevel) -> Tensor:
+        return (1 + level.snr.sqrt()) ** 2
+
+
+@dataclass(frozen=True)
+class MinSNR(Weighting):
     """min(SNR, gamma) (Hang et al. 2023, Section 3.4)."""
 
     gamma: float = 5.0
@@ -48,7 +71,7 @@ class MinSNR:
 
 
 @dataclass(frozen=True)
-class SoftMinSNR:
+class SoftMinSNR(Weighting):
     """SNR gamma / (SNR + gamma): min-SNR without its corner (k-diffusion, with gamma = 1 / sigma_data²)."""
 
     gamma: float = 4.0
@@ -58,7 +81,7 @@ class SoftMinSNR:
 
 
 @dataclass(frozen=True)
-class P2:
+class P2(Weighting):
     """SNR / (k + SNR)^gamma: less on the last touches, where an image is almost clean (Choi et al. 2022)."""
 
     k: float = 1.0
@@ -69,7 +92,7 @@ class P2:
 
 
 @dataclass(frozen=True)
-class EDM:
+class EDM(Weighting):
     """SNR + 1 / sigma_data²: the plain error of what EDM's network predicts (Karras et al. 2022, Table 1: lambda =
     (sigma² + sigma_data²) / (sigma sigma_data)²)."""
 
@@ -79,7 +102,7 @@ class EDM:
         return level.snr + 1 / self.sigma_data**2
 
 
-class Uncertainty(nn.Module):
+class Uncertainty(nn.Module, Weighting):
     """EDM's weighting, balanced over the noise levels by what training finds there: error / e^u + u, with u learned
     (Karras et al. 2024, after Kendall et al. 2018).
 
@@ -103,7 +126,6 @@ class Uncertainty(nn.Module):
         return self.base(level)
 
     def balance(self, error: Tensor, level: NoiseLevel) -> Tensor:
-        """The loss, (B,), for the weighted errors, (B,), of images at these levels."""
         u = self.log_error(level).to(error.dtype)
         return error * torch.exp(-u) + u
 

@@ -13,6 +13,7 @@ def naive_weight(weighting, snr):
         "soft_min_snr": snr * 4 / (snr + 4),
         "p2": snr / (1 + snr),
         "edm": snr + 4,
+        "flow": (1 + snr.sqrt()) ** 2,
     }[weighting]
 
 
@@ -35,6 +36,9 @@ def naive_loss(weighting, prediction, noise_schedule, output, x_0, noise, t):
         c_0 = before.sqrt() * beta / (1 - alpha_bar)
         target = c_0 * x_0 + (1 - beta).sqrt() * (1 - before) / (1 - alpha_bar) * x_t
         return ((output(x_t) - target) ** 2).mean() * naive_weight(weighting, snr) / c_0**2
+    if prediction == "flow":  # the velocity of the straight path, on which x_t / (alpha + sigma) lies
+        error = ((output(x_t / (alpha + sigma)) - (noise - x_0)) ** 2).mean()
+        return error * naive_weight(weighting, snr) * (sigma / (alpha + sigma)) ** 2
     target = {"epsilon": noise, "x0": x_0, "v": alpha * noise - sigma * x_0}[prediction]
     error = ((output(x_t) - target) ** 2).mean()
     return error * naive_weight(weighting, snr) / {"epsilon": snr, "x0": 1, "v": snr + 1}[prediction]

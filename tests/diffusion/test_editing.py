@@ -5,6 +5,7 @@ import torch
 from doubles import exact_gaussian, exact_mixture
 
 from ddpm_cli.diffusion import samplers, schedule, variance
+from ddpm_cli.diffusion.denoiser import Denoised
 from ddpm_cli.diffusion.editing import Inpaint, Interpolate, Reconstruct, SDEdit, Source, slerp
 from ddpm_cli.diffusion.samplers import run
 
@@ -40,11 +41,12 @@ def edited(edit, sampler, name, source, denoise=None):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("jump_length", [1, 4])
 @pytest.mark.parametrize("sampler", ALL, ids=lambda s: type(s).__name__)
-def test_inpainting_keeps_the_known_pixels_exactly_with_every_sampler(sampler, name):
+def test_inpainting_keeps_the_known_pixels_exactly_with_every_sampler(sampler, name, jump_length):
     mask = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
     mask[..., 2:] = True
-    x = edited(Inpaint(resample=2), sampler, name, Source(images(), mask=mask))
+    x = edited(Inpaint(resample=2, jump_length=jump_length), sampler, name, Source(images(), mask=mask))
     assert torch.equal(x[~mask], images()[~mask])
     assert not torch.isclose(x[mask], images()[mask]).any() and x.isfinite().all()
 
@@ -57,16 +59,31 @@ def test_resampling_lets_the_new_agree_with_the_known():
     def denoise(x, t, cond=None):
         level = noise_schedule.level(t)
         gain = level.alpha * size / (level.alpha**2 * size + level.sigma**2)
-        return samplers.base.Denoised((gain * x.mean((1, 2, 3), keepdim=True)).expand_as(x))
+        return Denoised((gain * x.mean((1, 2, 3), keepdim=True)).expand_as(x))
 
     image = torch.full((200, 1, 4, 4), 0.7, dtype=torch.float64)
     mask = torch.zeros_like(image, dtype=torch.bool)
     mask[..., 2:] = True
     errors = []
-    for resample in (1, 10):
-        x = edited(Inpaint(resample), samplers.Ancestral(50), "cosine", Source(image, mask=mask), denoise)
+    for resample, jump_length in ((1, 1), (10, 1), (10, 5)):
+        edit = Inpaint(resample, jump_length)
+        x = edited(edit, samplers.Ancestral(50), "cosine", Source(image, mask=mask), denoise)
         errors.append((x[mask] - 0.7).abs().mean())
-    assert errors[1] < 0.15 and errors[1] < errors[0] / 2
+    assert max(errors[1:]) < 0.15 and errors[1] < errors[0] / 2 and errors[2] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize("jump_length", [1, 3, 10, 99])
+def test_a_walk_with_jumps_makes_every_step_as_often_as_it_says(jump_length):
+    calls, exact = [], exact_gaussian(SCHEDULES["cosine"], 0.1, 0.5)
+
+    def denoise(x, t, cond=None):
+        calls.append(float(t))
+        return exact(x, t)
+
+    mask = torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    edited(Inpaint(4, jump_length), samplers.DDIM(10), "cosine", Source(images(), mask=mask), denoise)
+    last = 1 if jump_length in (1, 3) else 4  # the last step alone is made once
+    assert [calls.count(t) for t in range(1000, 0, -100)] == [4] * 9 + [last]
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -7,6 +7,7 @@ from doubles import exact_gaussian
 from ddpm_cli.diffusion import schedule
 from ddpm_cli.diffusion.denoiser import Denoised, clipped, thresholded
 from ddpm_cli.diffusion.guidance import CADS, Guidance, annealed, by_weaker_model, classifier_free, guided
+from ddpm_cli.diffusion.prediction import X0, V
 
 COSINE = schedule.cosine(100)
 T = torch.tensor(50.0, dtype=torch.float64)
@@ -28,7 +29,7 @@ class Labelled:
 
 
 def cfg(denoise, **knobs):
-    return guided(denoise, classifier_free(denoise, NULL), Guidance(**knobs), COSINE)
+    return guided(denoise, classifier_free(denoise, NULL), Guidance(**knobs), COSINE, X0())
 
 
 def test_scale_one_is_the_denoiser_itself():
@@ -76,9 +77,30 @@ def test_rescale_gives_back_the_unguided_standard_deviation():
     assert not torch.allclose(stds[0], stds[2])
 
 
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_rescale_acts_on_the_networks_output(share):
+    """Lin et al. 2023, Eq. 15 and 16, for a network that predicts v."""
+
+    def network(x, label):
+        return 0.3 * x.flip(-1) * (1 + label)
+
+    def denoise(x, t, cond):
+        level = COSINE.level(t)
+        return Denoised(level.alpha * x - level.sigma * network(x, cond["labels"].to(x).reshape(-1, 1, 1, 1)))
+
+    pair = classifier_free(denoise, NULL)
+    ours = guided(denoise, pair, Guidance(4.0, rescale=share), COSINE, V())(X, T, {"labels": LABELS}).x_0
+    positive, negative = network(X, LABELS.to(X).reshape(-1, 1, 1, 1)), network(X, torch.tensor(float(NULL)))
+    v = negative + 4 * (positive - negative)
+    rescaled = v * positive.std((1, 2, 3), keepdim=True) / v.std((1, 2, 3), keepdim=True)
+    v = share * rescaled + (1 - share) * v
+    level = COSINE.level(T)
+    torch.testing.assert_close(ours, level.alpha * X - level.sigma * v)
+
+
 def test_autoguidance_moves_away_from_the_weaker_model():
     good, bad = exact_gaussian(COSINE, 0.3, 0.2), exact_gaussian(COSINE, 0.0, 0.6)
-    x_0 = guided(good, by_weaker_model(good, bad), Guidance(2.0), COSINE)(X, T).x_0
+    x_0 = guided(good, by_weaker_model(good, bad), Guidance(2.0), COSINE, X0())(X, T).x_0
     torch.testing.assert_close(x_0, 2 * good(X, T).x_0 - bad(X, T).x_0)
 
 

@@ -12,6 +12,7 @@ PREDICTIONS = {
     "v": prediction.V(),
     "mean": prediction.Mean(),
     "edm": prediction.EDM(),
+    "flow": prediction.Flow(),
 }
 WEIGHTINGS = {
     "epsilon": weighting.Epsilon(),
@@ -21,6 +22,7 @@ WEIGHTINGS = {
     "soft_min_snr": weighting.SoftMinSNR(),
     "p2": weighting.P2(),
     "edm": weighting.EDM(),
+    "flow": weighting.Flow(),
 }
 SCHEDULES = {
     "linear": schedule.linear(),

@@ -12,6 +12,7 @@ SCHEDULES = {
     "cosine": schedule.cosine(),
     "zero": schedule.zero_terminal_snr(schedule.linear()),
     "edm": schedule.edm(),
+    "rectified_flow": schedule.rectified_flow(),
 }
 T = torch.tensor([1, 2, 30, 500, 999, 1000])
 
@@ -27,7 +28,7 @@ def target_of(name, noise_schedule, x_0, x_t, noise, t):
     if name == "edm":  # Karras et al. 2022, Eq. 8, for x = x_t / alpha
         c_skip = 0.25 / ((sigma / alpha) ** 2 + 0.25)
         return (x_0 - c_skip * x_t / alpha) / (sigma / alpha * 0.5 / ((sigma / alpha) ** 2 + 0.25).sqrt())
-    return {"epsilon": noise, "x0": x_0}[name]
+    return {"epsilon": noise, "x0": x_0, "flow": noise - x_0}[name]
 
 
 PREDICTIONS = {
@@ -36,6 +37,7 @@ PREDICTIONS = {
     "v": prediction.V(),
     "mean": prediction.Mean(),
     "edm": prediction.EDM(),
+    "flow": prediction.Flow(),
 }
 
 
@@ -52,7 +54,9 @@ def test_the_perfect_output_gives_x_0_back(name, where):
     c_skip, c_out, c_in = (gaussian.expand(c, x_t) for c in predict(level, noise_schedule.level(T - 1)))
     target = target_of(name, noise_schedule, x_0, x_t, noise, T)
     torch.testing.assert_close(c_skip * x_t + c_out * target, x_0, rtol=1e-6, atol=1e-6)
-    if name != "edm":
+    if name == "flow":
+        torch.testing.assert_close(c_in.flatten(), 1 / (level.alpha + level.sigma))
+    elif name != "edm":
         torch.testing.assert_close(c_in.flatten(), (level.alpha**2 + level.sigma**2).rsqrt())
 
 

@@ -6,7 +6,7 @@ from doubles import exact_mixture
 
 from ddpm_cli.diffusion import samplers, schedule
 
-SCHEDULES = {"linear": schedule.linear(), "edm": schedule.edm()}
+SCHEDULES = {"linear": schedule.linear(), "edm": schedule.edm(), "rectified_flow": schedule.rectified_flow()}
 COUNTS = [20, 40, 80, 160]
 NOISE = torch.linspace(-2, 2, 201, dtype=torch.float64)
 
@@ -37,10 +37,14 @@ def order_of(make, case):
         (lambda n: samplers.Heun(n, "log_snr_to_1"), 2, 0.3),
         (lambda n: samplers.DPM2(n, "log_snr_to_1"), 2, 0.3),
         (lambda n: samplers.DPMSolverPP(n, "log_snr_to_1"), 2, 0.3),
+        (lambda n: samplers.DPMSolverPP(n, "log_snr_to_1", order=3), 2, 0.6),
+        (lambda n: samplers.DPMSolverPPSDE(n, "log_snr_to_1", eta=0.0, order=3), 2, 0.6),
+        (lambda n: samplers.GradientEstimation(n, "log_snr_to_1"), 0.7, 0.3),
+        (lambda n: samplers.GradientEstimation(n, "log_snr_to_1", gamma=1.5), 2, 0.3),
         (lambda n: samplers.UniPC(n, "log_snr_to_1", order=1), 2, 0.3),
         (lambda n: samplers.UniPC(n, "log_snr_to_1", order=2), 3, 0.6),
     ],
-    ids=["euler", "ddim", "heun", "dpm2", "dpmpp", "unipc1", "unipc2"],
+    ids=["euler", "ddim", "heun", "dpm2", "dpmpp", "3m", "3m_sde", "gradient", "gradient 1.5", "unipc1", "unipc2"],
 )
 def test_samplers_converge_with_their_order(case, make, order, tolerance):
     assert abs(order_of(make, case) - order) <= tolerance
@@ -53,3 +57,10 @@ def test_twenty_steps_of_dpm_solver_beat_a_hundred_of_ddim():
     for spacing in ("trailing", "log_snr"):
         many = (end_of(samplers.DDIM(100, spacing), noise_schedule) - exact).abs().mean()
         assert few < many
+
+
+def test_the_third_estimate_makes_the_error_smaller(case):
+    noise_schedule, exact = case
+    three, two = (samplers.DPMSolverPP(40, "log_snr_to_1", order=order) for order in (3, 2))
+    errors = [(end_of(sampler, noise_schedule) - exact).abs().mean() for sampler in (three, two)]
+    assert errors[0] < 0.5 * errors[1]

@@ -44,6 +44,26 @@ def test_time_of_inverts_level(make):
     assert noise.time_of(torch.tensor([1e9, -1e9], dtype=torch.float64)).tolist() == [1.0, 1000.0]
 
 
+def test_a_rectified_flow_is_a_straight_line_that_a_shift_bends():
+    noise = schedule.rectified_flow(100)
+    level = noise.level(torch.arange(0, 101))
+    torch.testing.assert_close(level.alpha + level.sigma, torch.ones(101, dtype=torch.float64))
+    torch.testing.assert_close(level.sigma, torch.arange(0, 101).double() / 100 * 160 / 161)
+    torch.testing.assert_close(noise.network_time(torch.tensor([50])), 1000 * level.sigma[50:51])
+    shifted = schedule.rectified_flow(100, shift=3.0).level(torch.arange(1, 101))
+    share = torch.arange(1, 101).double() / 100 * (160 / 3) / (1 + 160 / 3)  # Esser et al. 2024, Eq. 23
+    torch.testing.assert_close(shifted.sigma, 3 * share / (1 + 2 * share))
+    half = noise.level(torch.arange(1, 100).double() + 0.5)
+    torch.testing.assert_close(half.alpha + half.sigma, torch.ones(99, dtype=torch.float64))
+    assert noise.prior(torch.ones(1)).item() == pytest.approx(160 / 161)
+
+
+def test_a_time_for_the_network_leaves_levels_and_walks_as_they_are():
+    noise = schedule.laplace(100)
+    told = schedule.rescaled_time(noise)
+    assert torch.equal(told.alpha, noise.alpha) and torch.equal(told.times(10), noise.times(10))
+
+
 def test_spacings_are_the_published_lists():
     noise = schedule.linear()
     assert noise.times(10, "leading").tolist() == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]
@@ -177,3 +197,6 @@ def test_edm_runs_from_sigma_min_to_sigma_max_in_real_time():
     level = noise.level(noise.time_of(-2 * sigma.log()))
     torch.testing.assert_close(level.sigma, sigma, rtol=1e-9, atol=0)
     assert (level.alpha == 1).all()
+    smaller = schedule.edm(sigma_data=0.25)
+    assert smaller.level(torch.tensor([1, 1000])).sigma.tolist() == pytest.approx([0.001, 40.0])
+    assert smaller.prior(torch.ones(1)).item() == pytest.approx(40.0)

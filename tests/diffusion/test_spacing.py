@@ -45,6 +45,30 @@ def test_a_list_is_taken_as_it_stands():
     assert LINEAR.times(50, [300, 20]).tolist() == [300, 20]
 
 
+@pytest.mark.parametrize("num_steps", [501, 600, 300, 400])
+def test_leading_refuses_to_begin_from_noise_where_an_image_should_be(num_steps):
+    with pytest.raises(ValueError, match="would begin at t = .* that divides .* or sampler.spacing=trailing"):
+        LINEAR.times(num_steps, "leading")
+    for fine in (1, 2, 3, 7, 18, 30, 70, 250, 500, 999, 1000):
+        assert LINEAR.times(fine, "leading")[0] >= 1000 - 1000 / fine - 50
+
+
+def test_rho_of_one_is_linear_in_sigma():
+    level = EDM.level(EDM.times(20, "karras", rho=1.0)[:-1])
+    torch.testing.assert_close(level.sigma.diff(), level.sigma.diff().mean().expand(19), rtol=1e-6, atol=0)
+
+
+FAVOUR = [samplers.DPMSolverPP, samplers.DPMSolverPPSDE, samplers.UniPC, samplers.GradientEstimation, samplers.DPM2]
+
+
+@pytest.mark.parametrize("make", FAVOUR)
+def test_a_sampler_takes_the_spacing_it_favours_where_the_schedule_has_all_levels(make):
+    assert make(10).spacing_on(LINEAR) == make(10).spacing_on(EDM) == "log_snr"
+    assert make(10).spacing_on(ZERO) == "trailing" and make(10, "karras").spacing_on(LINEAR) == "karras"
+    assert torch.equal(make(10, "karras", rho=3.0).times(LINEAR), LINEAR.times(10, "karras", 3.0))
+    assert samplers.DDIM(10).spacing_on(LINEAR) == "trailing" and samplers.DDIM(10).spacing_on(EDM) == "karras"
+
+
 @pytest.mark.parametrize("times", [[500], [500, 500, 0], [1001, 0], [500, 0.5, 0], [0, 500], [500, -1]])
 def test_a_list_that_is_no_walk_is_refused(times):
     with pytest.raises(ValueError, match="sampler.spacing as a list must fall"):

@@ -19,7 +19,38 @@ def test_log_normal_has_its_law_on_edms_schedule_and_on_a_table():
         log_sigma = -noise_schedule.level(t).log_snr / 2
         assert log_sigma.mean() == pytest.approx(-1.2, abs=0.02) and log_sigma.std() == pytest.approx(1.2, abs=0.02)
         assert (importance == 1).all() and t.min() >= 1 and t.max() <= 1000
-        assert t.is_floating_point() == noise_schedule.continuous
+        assert t.is_floating_point()
+
+
+SOME = [schedule.edm(), schedule.cosine(), schedule.rectified_flow(), schedule.laplace()]
+
+
+@pytest.mark.parametrize("noise_schedule", SOME, ids=["edm", "cosine", "rectified_flow", "laplace"])
+def test_laws_are_of_the_level_and_not_of_the_schedule(noise_schedule):
+    u = uniform(100_000)
+    log_snr = noise_schedule.level(timesteps.Laplace(1.0, 0.4)(u, noise_schedule)[0]).log_snr
+    assert log_snr.mean() == pytest.approx(1.0, abs=0.02) and (log_snr - 1).abs().mean() == pytest.approx(0.4, abs=0.02)
+    level = noise_schedule.level(timesteps.LogitNormal(0.3, 0.8)(u, noise_schedule)[0])
+    logit = (level.sigma / level.alpha).log()  # of the share of noise sigma / (alpha + sigma)
+    assert logit.mean() == pytest.approx(0.3, abs=0.02) and logit.std() == pytest.approx(0.8, abs=0.02)
+    level = noise_schedule.level(timesteps.Cosine(shift=-1.0)(u, noise_schedule)[0])
+    angle = torch.atan((level.sigma / level.alpha) * math.exp(-0.5)) / (math.pi / 2)  # uniform where it is not cut off
+    for share in (0.1, 0.3, 0.5, 0.8):
+        assert (angle < share).double().mean() == pytest.approx(share, abs=0.01)
+
+
+def test_logit_normal_on_a_rectified_flow_is_its_time():
+    noise_schedule = schedule.rectified_flow()
+    t, _ = timesteps.LogitNormal()(uniform(100_000), noise_schedule)
+    share = noise_schedule.level(t).sigma
+    assert share.logit().std() == pytest.approx(1.0, abs=0.02) and share.median() == pytest.approx(0.5, abs=0.01)
+
+
+def test_log_normal_moves_with_the_datas_standard_deviation():
+    u, noise_schedule = uniform(100_000), schedule.edm(sigma_data=0.125)
+    t, _ = timesteps.LogNormal(sigma_data=0.125)(u, noise_schedule)
+    assert (-noise_schedule.level(t).log_snr / 2).mean() == pytest.approx(-1.2 - math.log(4), abs=0.02)
+    torch.testing.assert_close(t, timesteps.LogNormal()(u, schedule.edm())[0])
 
 
 def test_log_normal_survives_the_ends_of_the_unit_interval():

@@ -19,6 +19,7 @@ def naive(name):
         "soft_min_snr": SNR * 4 / (SNR + 4),
         "p2": SNR / (1 + SNR),
         "edm": (1 / SNR + 0.25) / (0.25 / SNR),  # (sigma² + sigma_data²) / (sigma sigma_data)², sigma² = 1 / SNR
+        "flow": (LEVEL.alpha + LEVEL.sigma) ** 2 / LEVEL.sigma**2,
     }[name]
 
 
@@ -30,6 +31,7 @@ WEIGHTINGS = {
     "soft_min_snr": weighting.SoftMinSNR(),
     "p2": weighting.P2(),
     "edm": weighting.EDM(),
+    "flow": weighting.Flow(),
 }
 
 

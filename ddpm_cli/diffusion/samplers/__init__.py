@@ -7,7 +7,16 @@ host sync in the loop, and the state keeps x_T's dtype. ODE samplers step in x/a
 EDM are the same equation (Karras et al. 2022, Eq. 4).
 """
 
-from ddpm_cli.diffusion.samplers.base import BoundDenoise, Grid, SamplerStep, StepNoise, grid_of, run
+from ddpm_cli.diffusion.samplers.base import (
+    BoundDenoise,
+    Grid,
+    GridSampler,
+    Sampler,
+    SamplerStep,
+    StepNoise,
+    grid_of,
+    run,
+)
 from ddpm_cli.diffusion.samplers.ddpm import DDIM, Ancestral, DDIMInversion
 from ddpm_cli.diffusion.samplers.multistep import DPMSolverPP, DPMSolverPPSDE, GradientEstimation, UniPC
 from ddpm_cli.diffusion.samplers.ode import DPM2, ChurnedHeun, Euler, Heun
@@ -24,7 +33,9 @@ __all__ = [
     "Euler",
     "GradientEstimation",
     "Grid",
+    "GridSampler",
     "Heun",
+    "Sampler",
     "SamplerStep",
     "StepNoise",
     "UniPC",

@@ -6,25 +6,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ddpm_cli.diffusion.gaussian import NoiseLevel, posterior_coefficients
-from ddpm_cli.diffusion.samplers.base import BoundDenoise, Grid, SamplerStep, StepNoise, combined, grid_of
+from ddpm_cli.diffusion.samplers.base import BoundDenoise, Grid, GridSampler, SamplerStep, StepNoise, combined
 from ddpm_cli.diffusion.schedule import NoiseSchedule
-from ddpm_cli.diffusion.spacing import Spacing
 
 
 @dataclass(frozen=True)
-class Ancestral:
-    """x_s ~ N(posterior mean at the estimated x_0, sigma_theta²) (DDPM Algorithm 2), on any sub-sequence of the
-    times."""
+class Ancestral(GridSampler):
+    """x_s ~ N(posterior mean at the estimated x_0, sigma_theta²) (DDPM Algorithm 2), on any part of the times."""
 
-    num_steps: int | None = None
-    spacing: Spacing = None
-
-    deterministic = False
-
-    def __call__(
-        self, denoise: BoundDenoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise: StepNoise
-    ) -> Iterator[SamplerStep]:
-        grid = grid_of(schedule, self.num_steps, self.spacing)
+    def __call__(self, denoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise) -> Iterator[SamplerStep]:
+        grid = self.grid(schedule)
         c_0, c_t, posterior_variance = posterior_coefficients(grid.start, grid.end)
         floor = posterior_variance[-2] if len(posterior_variance) > 1 else posterior_variance[0]
         stds = None
@@ -51,22 +42,18 @@ def _ancestral(denoise, x, noise, grid: Grid, c_0: list[float], c_t: list[float]
 
 
 @dataclass(frozen=True)
-class DDIM:
-    """DDIM (Song, Meng and Ermon 2020, Eq. 12 and 16); eta = 0 is deterministic, eta = 1 ancestral with the
-    posterior's variance."""
+class DDIM(GridSampler):
+    """DDIM (Song, Meng and Ermon 2020, Eq. 12, 16); eta = 1 is ancestral with the posterior's variance."""
 
     num_steps: int | None = 50
-    spacing: Spacing = None
     eta: float = 0.0
 
     @property
     def deterministic(self) -> bool:
         return self.eta == 0
 
-    def __call__(
-        self, denoise: BoundDenoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise: StepNoise
-    ) -> Iterator[SamplerStep]:
-        grid = grid_of(schedule, self.num_steps, self.spacing)
+    def __call__(self, denoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise) -> Iterator[SamplerStep]:
+        grid = self.grid(schedule)
         added = self.eta**2 * posterior_coefficients(grid.start, grid.end)[2]
         kept = (grid.end.sigma**2 - added).clamp(min=0).sqrt() / grid.start.sigma  # of the noise, over sigma_t
         c_0 = grid.end.alpha - kept * grid.start.alpha
@@ -83,7 +70,7 @@ def _linear(denoise, x, noise, grid: Grid, keep: list[float], gain: list[float],
 
 
 @dataclass(frozen=True)
-class DDIMInversion:
+class DDIMInversion(GridSampler):
     """DDIM's map run from the clean image to noise (Song, Meng and Ermon 2020, Section 4.3): x_T is given x_0.
 
     Each step is guessed with the last estimate and then made the inverse of DDIM's step with the estimate at the guess,
@@ -91,14 +78,13 @@ class DDIMInversion:
     """
 
     num_steps: int | None = 50
-    spacing: Spacing = None
 
     deterministic = True
 
     def __call__(
         self, denoise: BoundDenoise, x_T: Tensor, schedule: NoiseSchedule, variance=None, noise: StepNoise | None = None
     ) -> Iterator[SamplerStep]:
-        times = schedule.times(self.num_steps, self.spacing).flip(0)
+        times = self.times(schedule).flip(0)
         level = schedule.level(times)
         if float(level.sigma[0]) > 0:
             raise ValueError("sampler.spacing: inversion starts from the clean image, so the times must end at 0")

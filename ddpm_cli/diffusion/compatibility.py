@@ -1,43 +1,40 @@
 """Which choices cannot be trained together; each refusal names the remedy. (What a prediction needs of its schedule,
 the denoiser checks.)"""
 
-from typing import Any
-
 from ddpm_cli.diffusion.denoiser import Denoiser
-from ddpm_cli.diffusion.variance import Analytic
-from ddpm_cli.diffusion.weighting import Uncertainty
+from ddpm_cli.diffusion.losses import Loss
+from ddpm_cli.diffusion.timesteps import Timesteps
 
 
-def check_objective(denoiser: Denoiser, loss: Any, timesteps: Any) -> None:
+def check_objective(denoiser: Denoiser, loss: Loss, timesteps: Timesteps) -> None:
     """ValueError unless every part of the denoiser learns, from all the times that sampling visits."""
     schedule, variance = denoiser.schedule, denoiser.variance
-    bound, every_time = getattr(loss, "uses_bound", False), getattr(timesteps, "covers_all", True)
-    if isinstance(variance, Analytic):
+    if variance.by_measurement:
         raise ValueError(
             "variance=analytic is measured on a trained model; train with variance=fixed_small, "
             "then run ddpm-analytic ckpt=CHECKPOINT and sample with variance=analytic"
         )
-    if schedule.zero_terminal_snr and not every_time:
+    if schedule.zero_terminal_snr and not timesteps.covers_all:
         raise ValueError(
             "these timesteps never reach t = T, where sampling starts at zero terminal SNR; "
             "choose timesteps=stratified or schedule.zero_terminal_snr=false"
         )
-    if bound and not every_time:
+    if loss.uses_bound and not timesteps.covers_all:
         raise ValueError(
             "the variational bound is a sum over all timesteps, and these timesteps leave some out; "
             "choose timesteps=stratified or timesteps=loss_second_moment, or loss=denoising"
         )
-    if variance.learned and not bound:
+    if variance.learned and not loss.uses_bound:
         raise ValueError(
             "this loss does not teach the variance; choose loss=hybrid or loss=variational_bound, "
             "or variance=fixed_small"
         )
-    if bound and loss.trains_mean_by == "weighting" and not variance.learned:
+    if loss.uses_bound and loss.trains_mean_by == "weighting" and not variance.learned:
         raise ValueError(
             "the bound in loss=hybrid teaches the variance alone, and this variance is fixed; "
             "choose variance=learned_range or loss=denoising"
         )
-    if bound and loss.trains_mean_by == "bound" and isinstance(loss.weighting, Uncertainty):
+    if loss.uses_bound and loss.trains_mean_by == "bound" and loss.weighting.learned:
         raise ValueError(
             "the variational bound has weights of its own, so the uncertainty would learn nothing; "
             "choose weighting=v or loss=denoising"
