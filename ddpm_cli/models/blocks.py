@@ -7,15 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm_cli.models.attention import attend
+from ddpm_cli.models.checkpointed import Checkpointed
 from ddpm_cli.models.conditioning import linear
 
+Conv = nn.Conv1d | nn.Conv2d
+CONVOLUTIONS: dict[int, type[Conv]] = {1: nn.Conv1d, 2: nn.Conv2d}  # by the dimensions of what they go over
 
-def conv(in_channels: int, out_channels: int, kernel: int = 3, *, gain: float = 1.0) -> nn.Conv2d:
+
+def conv(in_channels: int, out_channels: int, kernel: int = 3, *, gain: float = 1.0, dims: int = 2) -> Conv:
     """A convolution initialised as in DDPM: fan-average uniform weights times `gain`, zero bias."""
-    return initialised(nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2), gain)
+    return initialised(CONVOLUTIONS[dims](in_channels, out_channels, kernel, padding=kernel // 2), gain)
 
 
-def initialised(layer: nn.Conv2d, gain: float = 1.0) -> nn.Conv2d:
+def initialised(layer: Conv, gain: float = 1.0) -> Conv:
     """The layer with fan-average uniform weights times `gain` and zero bias."""
     nn.init.xavier_uniform_(layer.weight, gain)
     assert layer.bias is not None
@@ -36,12 +40,16 @@ class BlockOptions:
     resample_shortcut: bool = False  # a block that resamples has a 1x1 convolution on its shortcut (DDPM++)
     last_gain: float = 0.0  # initial gain of the last layer of a block, so that it starts as (nearly) nothing
     attention_gain: float = 1.0  # initial gain of the query, key and value layers
+    dims: int = 2  # of what they work on: 2 for images (B, C, H, W), 1 for sounds (B, C, L)
+    eps: float = 1e-6  # of GroupNorm
+    num_heads: int | None = None  # of attention at every width, in place of head_channels
+    downsample_padding: int = 0  # before the first row and column, beside the one behind the last
 
     def norm(self, channels: int) -> nn.GroupNorm:
-        return nn.GroupNorm(self.groups, channels, eps=1e-6)
+        return nn.GroupNorm(self.groups, channels, eps=self.eps)
 
 
-class ResnetBlock(nn.Module):
+class ResnetBlock(Checkpointed):
     """norm, SiLU, conv, + embedding, norm, SiLU, dropout, conv, + input (DDPM, appendix B).
 
     With `resample` ("down" or "up") it halves or doubles the image as well (Song et al. 2021, ADM)."""
@@ -52,20 +60,20 @@ class ResnetBlock(nn.Module):
         self.skip_scale = options.skip_scale
         self.resample = {None: None, "down": halve, "up": double}[resample]
         self.norm1 = options.norm(in_channels)
-        self.conv1 = conv(in_channels, out_channels)
+        self.conv1 = conv(in_channels, out_channels, dims=options.dims)
         self.time_emb_proj = linear(options.emb_channels, out_channels * (2 if options.scale_shift_norm else 1))
         self.norm2 = options.norm(out_channels)
-        self.conv2 = conv(out_channels, out_channels, gain=options.last_gain)
+        self.conv2 = conv(out_channels, out_channels, gain=options.last_gain, dims=options.dims)
         shortcut = in_channels != out_channels or (resample is not None and options.resample_shortcut)
-        self.conv_shortcut = conv(in_channels, out_channels, 1) if shortcut else None
+        self.conv_shortcut = conv(in_channels, out_channels, 1, dims=options.dims) if shortcut else None
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def compute(self, x: Tensor, emb: Tensor) -> Tensor:
         """x: (B, C, H, W); emb: (B, E), already through SiLU, which all blocks share."""
         h = F.silu(self.norm1(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv1(h)
-        emb = self.time_emb_proj(emb)[:, :, None, None]
+        emb = self.time_emb_proj(emb).unflatten(1, (-1, *[1] * (x.ndim - 2)))
         if self.scale_shift_norm:
             scale, shift = emb.chunk(2, dim=1)
             h = torch.addcmul(shift, self.norm2(h), 1 + scale)
@@ -75,18 +83,18 @@ class ResnetBlock(nn.Module):
         return scaled(h + (x if self.conv_shortcut is None else self.conv_shortcut(x)), self.skip_scale)
 
 
-class Attention(nn.Module):
+class Attention(Checkpointed):
     """Self-attention over the pixels, added to its input; one head unless `head_channels` says otherwise."""
 
     def __init__(self, channels: int, options: BlockOptions) -> None:
         super().__init__()
-        self.heads = channels // (options.head_channels or channels)
+        self.heads = options.num_heads or channels // (options.head_channels or channels)
         self.skip_scale = options.skip_scale
         self.group_norm = options.norm(channels)
         self.to_q, self.to_k, self.to_v = (linear(channels, channels, options.attention_gain) for _ in range(3))
         self.to_out = nn.ModuleList([linear(channels, channels, options.last_gain)])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W) -> (B, C, H, W)."""
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, N, C)
         q, k, v = (
@@ -102,7 +110,7 @@ def scaled(x: Tensor, scale: float) -> Tensor:
 
 
 def halve(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 2)
+    return F.avg_pool1d(x, 2) if x.ndim == 3 else F.avg_pool2d(x, 2)
 
 
 def double(x: Tensor) -> Tensor:
@@ -110,23 +118,25 @@ def double(x: Tensor) -> Tensor:
 
 
 class Downsample(nn.Module):
-    """A convolution of stride 2, padded on the right and below as TensorFlow's SAME does (DDPM, diffusers)."""
+    """A convolution of stride 2, padded on the right and below as TensorFlow's SAME does (DDPM), or with padding=1 on
+    all sides (diffusers' default)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dims: int = 2, padding: int = 0) -> None:
         super().__init__()
-        self.conv = initialised(nn.Conv2d(channels, channels, 3, stride=2))
+        self.padding = padding
+        self.conv = initialised(CONVOLUTIONS[dims](channels, channels, 3, stride=2))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """emb is unused: one call for both ways to resample."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(F.pad(x, (self.padding, 1) * (x.ndim - 2)))
 
 
 class Upsample(nn.Module):
-    """Every pixel becomes four, then a convolution."""
+    """Every pixel becomes four, or every sample two, then a convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dims: int = 2) -> None:
         super().__init__()
-        self.conv = conv(channels, channels)
+        self.conv = conv(channels, channels, dims=dims)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """emb is unused: one call for both ways to resample."""
@@ -149,4 +159,4 @@ def fold_doubling(weight: Tensor) -> Tensor:
 def folding_pays(x: Tensor) -> bool:
     """Whether the transposed convolution is the faster one: in fp32 on CPU from 8x8 up (16x16: x1.9; in bf16 x0.7)."""
     low_precision = x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    return x.device.type == "cpu" and not low_precision and x.shape[2] * x.shape[3] >= 64
+    return x.ndim == 4 and x.device.type == "cpu" and not low_precision and x.shape[2] * x.shape[3] >= 64

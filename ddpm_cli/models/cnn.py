@@ -24,7 +24,9 @@ class CNN(Conditional):
         channels: Sequence[int],
     ) -> None:
         super().__init__(in_channels, out_channels, num_classes=num_classes, class_conditional=class_conditional)
-        if not channels or any(width < 4 or width % 2 for width in channels):
+        if isinstance(channels, int):
+            raise ValueError(f"model.channels must be a list of widths for this network, got {channels}; e.g. [64,128]")
+        if any(width < 4 or width % 2 for width in channels):
             raise ValueError(
                 f"model.channels must hold one even width >= 4 for each halving, got {list(channels)}; e.g. [64,128]"
             )
@@ -43,9 +45,6 @@ class CNN(Conditional):
             nn.ConvTranspose2d(width, after, 3, stride=2, padding=1)
             for width, after in reversed(list(zip(channels, afters, strict=True)))
         )
-
-    def check_input(self, shape: Sequence[int]) -> None:
-        """Every image size will do."""
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = None) -> Tensor:
         """x: (B, in_channels, H, W), time: (B,) -> (B, out_channels, H, W)."""

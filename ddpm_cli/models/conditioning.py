@@ -1,13 +1,36 @@
 """What a network is told besides the image: the time and, where it is class-conditional, the class."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Cond = Mapping[str, Tensor] | None  # labels: (B,) int64, embedding: (B, E), augment: (B, A); all optional
+
+
+class Network(Protocol):
+    """What every network, an nn.Module, offers; these are the defaults for one that does not say."""
+
+    class_conditional: bool = False  # whether cond tells it of classes
+    num_classes: int = 0  # labels are 0..num_classes - 1; num_classes itself is the null label
+    dims: int = 2  # of what it takes: 2 for images and spectra (C, H, W), 1 for waveforms (C, L)
+    augment_dim: int = 0  # how many augmentation labels it takes; 0: it must not be shown augmented images
+
+    def __call__(self, x: Tensor, time: Tensor, cond: Cond = None) -> Tensor: ...
+
+    def check_input(self, shape: Sequence[int]) -> None:
+        """Raise ValueError unless it takes items of `shape` (C, H, W), or (C, L)."""
+
+    def embed_labels(self, labels: Tensor) -> Tensor:
+        """labels: (B,) in 0..num_classes -> (B, E), what cond["embedding"] may replace; CADS and exports ask for it."""
+        raise NotImplementedError
+
+    def diffusers_config(self) -> dict[str, Any]:
+        """The settings with which diffusers' UNet2DModel is this network; ValueError where it cannot be."""
+        raise ValueError(f"diffusers' UNet2DModel cannot be a {type(self).__name__}")
 
 
 def linear(in_features: int, out_features: int, gain: float = 1.0, bias: bool = True) -> nn.Linear:
@@ -19,12 +42,16 @@ def linear(in_features: int, out_features: int, gain: float = 1.0, bias: bool = 
     return layer
 
 
-def time_features(time: Tensor, channels: int) -> Tensor:
-    """time: (B,) real -> (B, channels) float32: sines, then cosines, of wavelengths 2 pi to 2 pi 10,000 (DDPM, B)."""
+def time_features(time: Tensor, channels: int, *, freq_shift: int = 1, flip_sin_to_cos: bool = False) -> Tensor:
+    """time: (B,) real -> (B, channels) float32: sines, then cosines, of wavelengths 2 pi to 2 pi 10,000 (DDPM, B).
+
+    freq_shift=0: the longest is a step short of 2 pi 10,000 (ADM); flip_sin_to_cos: the cosines come first.
+    """
     half = channels // 2
     steps = torch.arange(half, dtype=torch.float32, device=time.device)
-    angles = time.float()[:, None] * torch.exp(-math.log(10_000) * steps / (half - 1))
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    angles = time.float()[:, None] * torch.exp(-math.log(10_000) * steps / (half - freq_shift))
+    waves = [angles.sin(), angles.cos()]
+    return torch.cat(waves[::-1] if flip_sin_to_cos else waves, dim=1)
 
 
 class TimeEmbedding(nn.Module):
@@ -55,11 +82,10 @@ class ClassEmbedding(nn.Embedding):
         return rows * (labels < self.num_embeddings).to(rows.dtype)[:, None]
 
 
-class Conditional(nn.Module):
+class Conditional(nn.Module, Network):
     """What every network here shares: its channels, its classes and the vector that stands for a class."""
 
     class_embedding: ClassEmbedding | None
-    augment_dim = 0  # augmentation labels it takes
 
     def __init__(
         self, in_channels: int, out_channels: int, *, num_classes: int | None, class_conditional: bool
@@ -81,7 +107,6 @@ class Conditional(nn.Module):
         return self.num_classes
 
     def embed_labels(self, labels: Tensor) -> Tensor:
-        """labels: (B,) in 0..num_classes -> (B, E), what cond["embedding"] may replace."""
         assert self.class_embedding is not None, "not class-conditional"
         return self.class_embedding(labels)
 
@@ -89,6 +114,6 @@ class Conditional(nn.Module):
         """The embedding given, or that of the labels given, or the null label's: (B, E)."""
         cond = cond or {}
         if "embedding" in cond:
-            return cond["embedding"]
+            return cond["embedding"].to(next(self.parameters()).dtype)
         labels = cond["labels"] if "labels" in cond else torch.full((batch,), self.null_label, device=device)
         return self.embed_labels(labels)

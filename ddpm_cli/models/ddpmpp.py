@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm_cli.models.blocks import BlockOptions
+from ddpm_cli.models.checkpointed import checkpoint_blocks
 from ddpm_cli.models.conditioning import ClassEmbedding, Cond, TimeEmbedding, linear, time_features
 from ddpm_cli.models.trunk import Trunk, checked_plan
 
@@ -30,17 +31,10 @@ class DDPMpp(Trunk):
         attention_levels: Sequence[int],
         dropout: float,
         augment_dim: int,
+        checkpointing: bool = False,
     ) -> None:
-        plan = checked_plan(
-            channels,
-            channel_mult,
-            blocks_per_level,
-            attention_levels,
-            dropout,
-            first=channels,
-            resblock_updown=True,
-            attend_once_up=True,
-        )
+        levels = (channels, channel_mult, blocks_per_level, attention_levels)
+        plan = checked_plan(*levels, first=channels, resblock_updown=True, attend_once_up=True)
         options = BlockOptions(
             4 * channels,
             plan.groups,
@@ -53,6 +47,7 @@ class DDPMpp(Trunk):
         super().__init__(
             plan, options, in_channels, out_channels, num_classes=num_classes, class_conditional=class_conditional
         )
+        checkpoint_blocks(self, checkpointing)
         self.augment_dim = augment_dim
         self.time_embedding = TimeEmbedding(channels, options.emb_channels)
         if class_conditional:

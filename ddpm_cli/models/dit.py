@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm_cli.models.attention import attend
+from ddpm_cli.models.checkpointed import Checkpointed, checkpoint_blocks
 from ddpm_cli.models.conditioning import ClassEmbedding, Cond, Conditional, TimeEmbedding, linear, time_features
 
 TIME_FEATURES = 256
 
 
-class DiTBlock(nn.Module):
+class DiTBlock(Checkpointed):
     """Attention and a two-layer network, each scaled, shifted and gated by the condition; starts as the identity."""
 
     def __init__(self, channels: int, heads: int, mlp_ratio: int) -> None:
@@ -24,7 +25,7 @@ class DiTBlock(nn.Module):
         self.mlp_2 = linear(mlp_ratio * channels, channels)
         self.modulation = linear(channels, 6 * channels, gain=0.0)
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def compute(self, x: Tensor, c: Tensor) -> Tensor:
         """x: (B, N, C) tokens; c: (B, C) time and class, already through SiLU -> (B, N, C)."""
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(c)[:, None].chunk(6, dim=2)  # (B, 1, C)
         qkv = self.qkv(modulated(x, shift_1, scale_1)).unflatten(2, (3, self.heads, -1))
@@ -49,9 +50,12 @@ class DiT(Conditional):
         heads: int,
         patch_size: int,
         mlp_ratio: int,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, num_classes=num_classes, class_conditional=class_conditional)
-        check_settings(channels, depth, heads, patch_size, mlp_ratio)
+        if not isinstance(channels, int):
+            raise ValueError(f"model.channels must be one number for a transformer, got {channels}")
+        check_settings(channels, depth, heads)
         self.channels, self.patch_size = channels, patch_size
         self.patch_in = linear(in_channels * patch_size**2, channels)
         self.time_embedding = TimeEmbedding(TIME_FEATURES, channels)
@@ -61,6 +65,7 @@ class DiT(Conditional):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=0.02)
         self.blocks = nn.ModuleList(DiTBlock(channels, heads, mlp_ratio) for _ in range(depth))
+        checkpoint_blocks(self, checkpointing)
         self.modulation = linear(channels, 2 * channels, gain=0.0)
         self.patch_out = linear(channels, out_channels * patch_size**2, gain=0.0)
 
@@ -102,12 +107,11 @@ def positions(height: int, width: int, channels: int, device: torch.device) -> T
     return torch.cat([columns, rows], dim=1)
 
 
-def check_settings(channels: int, depth: int, heads: int, patch_size: int, mlp_ratio: int) -> None:
+def check_settings(channels: int, depth: int, heads: int) -> None:
     """Raise ValueError for a setting that makes no transformer, with its rule and its remedy."""
     if channels < 8 or channels % 4:
         raise ValueError(f"model.channels must be a multiple of 4 and at least 8, got {channels}; 128 to 384 are usual")
     if heads < 1 or channels % heads:
         raise ValueError(f"model.heads must divide model.channels={channels}, got {heads}; channels / 64 is usual")
-    for name, value in {"depth": depth, "patch_size": patch_size, "mlp_ratio": mlp_ratio}.items():
-        if value < 1:
-            raise ValueError(f"model.{name} must be at least 1, got {value}")
+    if depth < 1:  # would be silently no transformer at all
+        raise ValueError(f"model.depth must be at least 1, got {depth}")

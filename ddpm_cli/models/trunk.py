@@ -24,10 +24,18 @@ class Plan:
     resblock_updown: bool = False  # residual blocks change the resolution, instead of one convolution
     patch_size: int = 1  # patches of this size become channels before the first convolution
     attend_once_up: bool = False  # on the way up attention follows the last block of a level only (DDPM++)
+    norm_num_groups: int | None = None  # of GroupNorm; None: as many as suit
+
+    @property
+    def attending(self) -> list[int]:
+        """The widths that have attention, the middle's among them."""
+        return sorted({self.widths[level] for level in self.attention_levels} | {self.widths[-1]})
 
     @property
     def groups(self) -> int:
         """Of GroupNorm: 32, or fewer so that every width is divisible and a group has at least 4 channels."""
+        if self.norm_num_groups is not None:
+            return self.norm_num_groups
         common = math.gcd(self.first, *self.widths)
         return max(n for n in range(1, 33) if common % n == 0 and (n == 1 or 4 * n <= common))
 
@@ -85,31 +93,33 @@ class Trunk(Conditional):
     def __init__(self, plan: Plan, options: BlockOptions, in_channels: int, out_channels: int, **classes: Any) -> None:
         super().__init__(in_channels, out_channels, **classes)
         self.plan, self.options = plan, options
-        patch = plan.patch_size**2
-        self.conv_in = conv(in_channels * patch, plan.first)
+        patch, dims = plan.patch_size**options.dims, options.dims
+        self.conv_in = conv(in_channels * patch, plan.first, dims=dims)
         self.down_blocks = nn.ModuleList(self._down_blocks())
         self.mid_block = MidBlock(plan.widths[-1], options)
         self.up_blocks = nn.ModuleList(self._up_blocks())
         self.conv_norm_out = options.norm(plan.widths[0])
-        self.conv_out = conv(plan.widths[0], out_channels * patch, gain=options.last_gain)
+        self.conv_out = conv(plan.widths[0], out_channels * patch, gain=options.last_gain, dims=dims)
 
     def check_input(self, shape: Sequence[int]) -> None:
-        """Raise ValueError unless images of `shape` (..., H, W) can be halved once a level."""
-        height, width = shape[-2:]
+        """Raise ValueError unless items of `shape` (C, H, W), or (C, L) for dims=1, can be halved once a level."""
+        sides = shape[1:]
         halvings, patch_size = len(self.plan.widths) - 1, self.plan.patch_size
         factor = patch_size * 2**halvings
-        if height % factor or width % factor:
-            remedy = math.ceil(max(height, width) / factor) * factor
-            raise ValueError(
-                f"images of {height}x{width} cannot be halved {halvings} times (model.channel_mult has {halvings + 1} "
-                f"levels, model.patch_size={patch_size}): height and width must be divisible by {factor}; "
-                f"set dataset.image_size={remedy} or shorten model.channel_mult"
-            )
+        if all(side % factor == 0 for side in sides):
+            return
+        remedy = math.ceil(max(sides) / factor) * factor
+        setting = {1: f"dataset.num_samples={remedy}", 2: f"dataset.image_size={remedy}"}[len(sides)]
+        which = "height and width" if len(sides) == 2 else "the length"
+        raise ValueError(
+            f"items of {_told(sides)} cannot be halved {halvings} times (model.channel_mult has {halvings + 1} "
+            f"levels, model.patch_size={patch_size}): {which} must be divisible by {factor}; "
+            f"set {setting} or shorten model.channel_mult"
+        )
 
     def walk(self, x: Tensor, emb: Tensor) -> Tensor:
         """x: (B, in_channels, H, W), emb: (B, E), already through SiLU -> (B, out_channels, H, W)."""
-        patch_size = self.plan.patch_size
-        x = self.conv_in(F.pixel_unshuffle(x, patch_size) if patch_size > 1 else x)
+        x = self.conv_in(to_patches(x, self.plan.patch_size))
         kept = [x]
         for down in self.down_blocks:
             kept += down(kept[-1], emb)
@@ -117,7 +127,7 @@ class Trunk(Conditional):
         for up in self.up_blocks:
             x = up(x, emb, kept)
         x = self.conv_out(F.silu(self.conv_norm_out(x)))
-        return F.pixel_shuffle(x, patch_size) if patch_size > 1 else x
+        return from_patches(x, self.plan.patch_size)
 
     def _down_blocks(self) -> Iterator[DownBlock]:
         before, last = self.plan.first, len(self.plan.widths) - 1
@@ -149,7 +159,27 @@ class Trunk(Conditional):
             return None
         if self.plan.resblock_updown:
             return ResnetBlock(width, width, self.options, resample=direction)
-        return {"down": Downsample, "up": Upsample}[direction](width)
+        if direction == "up":
+            return Upsample(width, self.options.dims)
+        return Downsample(width, self.options.dims, self.options.downsample_padding)
+
+
+def to_patches(x: Tensor, size: int) -> Tensor:
+    """(B, C, H, W) -> (B, C size^2, H / size, W / size), or (B, C, L) -> (B, C size, L / size)."""
+    if size == 1:
+        return x
+    return F.pixel_unshuffle(x, size) if x.ndim == 4 else x.unflatten(2, (-1, size)).transpose(2, 3).flatten(1, 2)
+
+
+def from_patches(x: Tensor, size: int) -> Tensor:
+    """The way back."""
+    if size == 1:
+        return x
+    return F.pixel_shuffle(x, size) if x.ndim == 4 else x.unflatten(1, (-1, size)).transpose(2, 3).flatten(2, 3)
+
+
+def _told(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def checked_plan(
@@ -157,17 +187,20 @@ def checked_plan(
     channel_mult: Sequence[int],
     blocks_per_level: int,
     attention_levels: Sequence[int],
-    dropout: float,
     head_channels: int | None = None,
     first: int | None = None,
+    num_heads: int | None = None,
     **others: Any,
 ) -> Plan:
     """The plan with level i channels * channel_mult[i] wide; ValueError where the settings make no U-Net.
 
-    first: channels of the first convolution, None for those of level 0.
+    first: channels of the first convolution, None for those of level 0. The table of knobs has the range of each
+    setting; here stand relations between them, and what would otherwise make another network than was asked for.
     """
     levels = len(channel_mult)
     outside = [level for level in attention_levels if not 0 <= level < levels]
+    if not isinstance(channels, int):
+        raise ValueError(f"model.channels must be one number for a U-Net, got {channels}; see model.channel_mult")
     if channels < 4 or channels % 2:
         raise ValueError(f"model.channels must be even and at least 4, got {channels}; 32 to 256 are usual")
     if not levels or min(channel_mult) < 1:
@@ -181,15 +214,15 @@ def checked_plan(
             f"model.attention_levels must lie in 0..{levels - 1} (model.channel_mult has {levels} levels), "
             f"got {outside}; leave it out or add a level"
         )
-    if not 0 <= dropout < 1:
-        raise ValueError(f"model.dropout must lie in [0, 1), got {dropout}; 0 turns it off, 0.1 is usual")
-    if others.get("patch_size", 1) < 1:
-        raise ValueError(f"model.patch_size must be at least 1, got {others['patch_size']}; 1 turns patches off")
     widths = tuple(channels * mult for mult in channel_mult)
-    attending = {widths[level] for level in attention_levels} | {widths[-1]}
-    if head_channels is not None and (head_channels < 1 or any(width % head_channels for width in attending)):
-        raise ValueError(
-            f"model.head_channels must divide the widths that have attention, {sorted(attending)}, "
-            f"got {head_channels}; null gives one head"
-        )
-    return Plan(first or widths[0], widths, blocks_per_level, frozenset(attention_levels), **others)
+    groups = others.get("norm_num_groups")
+    if groups is not None and any(width % groups for width in widths):
+        raise ValueError(f"model.norm_num_groups must divide every width, {sorted(set(widths))}, got {groups}")
+    plan = Plan(first or widths[0], widths, blocks_per_level, frozenset(attention_levels), **others)
+    for name, divisor in (("head_channels", head_channels), ("num_heads", num_heads)):
+        if divisor is not None and (divisor < 1 or any(width % divisor for width in plan.attending)):
+            raise ValueError(
+                f"model.{name} must divide the widths that have attention, {plan.attending}, got {divisor}; "
+                "null gives one head"
+            )
+    return plan

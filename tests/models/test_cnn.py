@@ -34,5 +34,5 @@ def test_time_and_class_change_the_output():
 
 
 def test_empty_channels_are_refused():
-    with pytest.raises(ValueError, match=r"model.channels .* got \[\]; e.g. \[64,128\]"):
-        cnn(channels=[])
+    with pytest.raises(ValueError, match=r"model.channels .* got \[3\]; e.g. \[64,128\]"):
+        cnn(channels=[3])

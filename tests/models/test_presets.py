@@ -12,6 +12,8 @@ SIZES = {  # image, output channels, classes, parameters, GFLOP an image forward
     "unet_digits": ((1, 8, 8), 1, 10, 756_417, 0.033),
     "unet_small": ((3, 32, 32), 3, 10, 1_187_372, 0.21),
     "dit_small": ((3, 32, 32), 3, 10, 1_877_296, 0.17),
+    "unet_sound": ((2, 128, 48), 2, 10, 4_786_464, 0.82),
+    "unet1d": ((1, 6016), 1, 10, 6_207_624, 1.63),
     "unet_cifar10": ((3, 32, 32), 3, 10, 35_746_307, 12.5),
     "dit_cifar10": ((3, 32, 32), 3, 10, 32_475_660, 12.2),
     "unet_iddpm": ((3, 32, 32), 6, 10, 52_546_438, 17),
@@ -21,7 +23,7 @@ SIZES = {  # image, output channels, classes, parameters, GFLOP an image forward
 
 
 def test_every_preset_is_listed_here():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(SIZES)
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*SIZES, "auto"}  # auto: the sizes of test_network_size.py
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -44,6 +46,8 @@ def test_preset_has_its_size(name, preset):
         ("unet_small", (1, 28, 28)),
         ("unet_small", (3, 32, 24)),
         ("unet_cifar10", (3, 32, 32)),
+        ("unet_sound", (2, 128, 48)),
+        ("unet1d", (1, 512)),
         ("cnn", (1, 8, 8)),
         ("cnn", (3, 7, 13)),
         ("dit_small", (1, 28, 28)),
