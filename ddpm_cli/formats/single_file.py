@@ -1,0 +1,36 @@
+"""One file of safetensors: the weights by their names, and in its metadata the configuration that they are of."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ddpm_cli.errors import UserError
+from ddpm_cli.formats.header import OURS, read_header
+from ddpm_cli.formats.tensors import read_tensors, write_tensors
+from ddpm_cli.run_dir.checkpoint import Weights
+
+VERSION = 1
+# What was said of one invocation or one machine; a model is given to others.
+_PRIVATE = {"run_dir", "resume", "init", "trust", "name", "threads", "device", "devices", "dry_run", "profile"}
+
+
+def write(file: Path, weights: Weights, told: dict[str, Any]) -> None:
+    """told: config, step and data, as a checkpoint holds them."""
+    write_tensors(file, weights, {OURS: json.dumps({"version": VERSION, **told})})
+
+
+def read(file: Path) -> tuple[Weights, dict[str, Any]]:
+    """The weights, and what was told of them: config, step and data."""
+    try:
+        told = json.loads(read_header(file)[OURS])
+        version, parts = told.pop("version"), {key: told[key] for key in ("config", "step", "data")}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file}: its metadata cannot be read ({type(error).__name__}: {error})") from error
+    if version != VERSION:
+        raise UserError(f"{file} has version {version}, this program reads {VERSION}; use the program that wrote it")
+    return read_tensors(file), parts
+
+
+def public(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what was of one invocation alone."""
+    return {key: value for key, value in config.items() if key not in _PRIVATE}
