@@ -1,4 +1,4 @@
-"""Runs a command as its console script does, in this process, where torch is imported already."""
+"""Runs a command as its console script does, in this process, where torch is imported already; and a tiny run."""
 
 import contextlib
 import importlib
@@ -8,7 +8,24 @@ import os
 import sys
 from dataclasses import dataclass
 
+import torch
 from hydra.core.global_hydra import GlobalHydra
+
+# A run of seconds.
+TINY = (
+    "dataset=shapes dataset.num_images=100 dataset.image_size=8 dataset.channels=1 model.channels=8 model.patch_size=1 "
+    "model.channel_mult=[1,2] model.blocks_per_level=1 training.batch_size=8 training.log_every=5 "
+    "training.sample_every=20 training.checkpoint_every=10 training.num_samples=8 sampler.num_steps=3 "
+    "schedule.num_timesteps=50 optimizer.warmup_steps=5"
+).split()
+
+
+def tensors(node, path=""):
+    """All tensors of a checkpoint by name."""
+    if isinstance(node, torch.Tensor):
+        return {path: node}
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
+    return {name: tensor for key, child in children for name, tensor in tensors(child, f"{path}/{key}").items()}
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_training_run import TINY, tensors
+from commands import TINY, tensors
 
-from ddpm_cli import analytic, build, checkpoint, sample, train
-from ddpm_cli.config import config_dir
+from ddpm_cli import analytic, sample, train
+from ddpm_cli.build.load import load_denoiser, load_trained
+from ddpm_cli.config.compose import config_dir
+from ddpm_cli.run_dir import checkpoint
 
 REFUSED = {
     "epsilon at zero terminal SNR": ("prediction=epsilon schedule.zero_terminal_snr=true", "prediction=v"),
@@ -57,8 +59,8 @@ def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(place, case):
     tiny = [text for text in TINY if not ("table" in line and text.startswith("schedule."))]
     done = run("train", *tiny, *line.split(), "training.num_steps=1", "run_dir=refused", cwd=place, check=False)
     assert done.returncode == 2, done.stderr
-    lines = done.stderr.splitlines()
-    assert lines[0].startswith("error: ") and len(lines) <= 3 and remedy in done.stderr
+    begun, error, *rest = done.stderr.splitlines()
+    assert begun.startswith("preparing ") and error.startswith("error: ") and len(rest) <= 2 and remedy in done.stderr
     assert not (place / "refused" / "checkpoints").exists()
 
 
@@ -68,6 +70,7 @@ def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(place, case):
         "loss=variational_bound timesteps=loss_second_moment timesteps.history=1",
         "weighting=uncertainty schedule=edm prediction=edm timesteps=log_normal",
         "model=ddpmpp_cifar10 model.dropout=0 training.augment=0.5",
+        "optimizer=muon training.freeze=[down_blocks]",
     ],
 )
 def test_what_learns_beside_the_network_is_resumed_bit_for_bit(place, choices):
@@ -95,7 +98,7 @@ def test_a_table_is_kept_in_the_checkpoint(place):
     table = ["schedule=table", "schedule.path=table.txt", "schedule.zero_terminal_snr=true"]
     run("train", *tiny, *table, "training.num_steps=2", "run_dir=table", cwd=place)
     (place / "table.txt").unlink()
-    denoiser = build.load_denoiser(place / "table/checkpoints/step_00000002.pt")
+    denoiser = load_denoiser(place / "table/checkpoints/step_00000002.pt")
     assert denoiser.schedule.num_timesteps == 20 and denoiser.schedule.zero_terminal_snr
     assert float(denoiser.schedule.alpha_bar[1]) == pytest.approx(0.99)
     run("train", "resume=table", "training.num_steps=3", cwd=place)
@@ -133,7 +136,7 @@ SIZES = {"ddpm": 35_746_307, "improved_ddpm": 52_546_438, "edm": 55_733_891, "v_
 def test_every_experiment_states_its_command_result_and_size(place, name):
     lines = Path(config_dir(), "experiment", f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     assert lines[1] == f"# ddpm-train experiment={name}" and lines[2].startswith("# ")
-    done = run("train", f"experiment={name}", "dry_run=true", cwd=place)
+    done = run("train", f"experiment={name}", "dry_run=true", "hydra.mode=RUN", cwd=place)  # a search: of one job
     plan = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert int(plan["parameters"]) == SIZES.get(name, int(plan["parameters"]))
 
@@ -154,3 +157,23 @@ def test_every_schedule_and_prediction_trains_from_the_command_line(place):
         line = " ".join(f"{axis}={name}" for axis, name in chosen.items()).split()
         run("train", *TINY, *line, "training.num_steps=3", f"run_dir=each_{i}", cwd=place)
     assert len(list(place.glob("each_*/checkpoints/step_00000003.pt"))) == 8
+
+
+def test_averages_of_any_length_are_drawn_with_after_a_run_that_kept_snapshots(place):
+    power = ["ema=power", "ema.snapshots=6", "training.num_steps=12", "training.sample_every=0"]
+    run("train", *TINY, *power, "run_dir=power", cwd=place)
+    names = sorted(path.name for path in (place / "power/averages").iterdir())
+    assert names == [f"step_{step:08d}.pt" for step in range(2, 13, 2)]
+    run("train", *TINY, *power, "run_dir=power_parts", "training.stop_at=7", cwd=place)
+    run("train", "resume=power_parts", cwd=place)
+    for name in names:
+        assert (place / "power/averages" / name).read_bytes() == (place / "power_parts/averages" / name).read_bytes()
+    kept = checkpoint.load(place / "power/checkpoints/step_00000012.pt")["emas"]
+    assert sorted(kept) == ["ema", "ema@0.1"]
+    rebuilt = load_trained(place / "power", "ema@0.1000").denoiser.network.state_dict()
+    for key, value in kept["ema@0.1"].items():
+        torch.testing.assert_close(rebuilt[key], value, rtol=2e-3, atol=2e-4)  # of half-precision snapshots
+    run("sample", "ckpt=power", "weights=ema@0.08", "num_images=2", "sampler.num_steps=2", cwd=place)
+    run("train", *TINY, "training.num_steps=1", "training.sample_every=0", "run_dir=plain", cwd=place)
+    done = run("sample", "ckpt=plain", "weights=ema@0.08", "num_images=2", cwd=place, check=False)
+    assert done.returncode == 2 and "trained with ema=power" in done.stderr
