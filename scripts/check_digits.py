@@ -18,11 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm_cli import build, checkpoint
+from ddpm_cli.build.load import load_trained
+from ddpm_cli.build.model import build_sampler, item_shape
+from ddpm_cli.build.trainer import build_data
 from ddpm_cli.data.digits import digits
 from ddpm_cli.diffusion import likelihood, losses, schedule, timesteps, variance, weighting
 from ddpm_cli.diffusion.denoiser import Denoiser, clipped
-from ddpm_cli.generation import walk
+from ddpm_cli.run_dir import checkpoint
+from ddpm_cli.sampling.generate import ImageNoise, walk
 
 COUNT = 299  # images: all of the test split of digits
 T_IMPORTANCE, BATCH, REPEATS = 100, 128, 60
@@ -40,7 +43,7 @@ def split_of(config: dict[str, Any], split: str, *, most: int, root: str | None 
         dataset["split"] = split
     if root:
         dataset["root"] = root
-    store = build.build_data({**config, "dataset": dataset})
+    store = build_data({**config, "dataset": dataset})
     order = torch.randperm(len(store), generator=torch.Generator().manual_seed(0))[:most].sort().values
     labels = None if store.labels is None or dataset["num_classes"] is None else store.labels[order]
     return store.to_model(store.items[order]), labels
@@ -54,7 +57,7 @@ def check_bound(words: list[str]) -> None:
     """Bits/dim of the same test images and noise under each variance, and what each differs from fixed_small by."""
     root = next((word.removeprefix("root=") for word in words if word.startswith("root=")), None)
     for path in (word for word in words if not word.startswith("root=")):
-        trained, content = build.load_trained(path), checkpoint.load(path)
+        trained, content = load_trained(path), checkpoint.load(path)
         x_0, labels = split_of(trained.config, "test", most=COUNT, root=root)
         cond = None if labels is None else {"labels": labels}
         denoise = partial(clipped(trained.denoiser), cond=cond)
@@ -66,37 +69,41 @@ def check_bound(words: list[str]) -> None:
         print(path)
         first: Tensor | None = None
         for name, sigma in sigmas.items():
-            started, seeded = time.time(), torch.Generator().manual_seed(0)
+            started, draw = time.time(), likelihood.drawn_from(torch.Generator().manual_seed(0), x_0)
             with torch.no_grad():
-                found = likelihood.estimated_bound(denoise, x_0, trained.denoiser.schedule, sigma, generator=seeded)
+                found = likelihood.estimated_bound(denoise, x_0, trained.denoiser.schedule, sigma, draw=draw)
             first = found.total if first is None else first
             print(
                 f"  bound, {name:12} {found.mean:.4f} +- {found.standard_error:.4f}  "
                 f"(less fixed_small, by image: {mean_and_error(found.total - first)}; {time.time() - started:.0f} s)"
             )
         few = None if labels is None else {"labels": labels[:100]}
-        plain = partial(trained.denoiser, cond=few)  # a clipped one is no smooth flow
-        seeded = torch.Generator().manual_seed(1)
+        few_x, seeded = x_0[:100], torch.Generator().manual_seed(1)
+        u, coin, noise = torch.rand(few_x.shape, generator=seeded), *torch.randn(2, *few_x.shape, generator=seeded)
+        same = {"probe": torch.where(coin < 0, -1.0, 1.0), "cond": few, "tolerance": 1e-4}
+        plain, levels = trained.denoiser, trained.denoiser.schedule  # a clipped one is no smooth flow
         for name, ode in {
-            "uniform": likelihood.ode_likelihood,
-            "decoder": likelihood.ode_likelihood_by_decoder,
+            "uniform": partial(likelihood.ode_likelihood, u=u),
+            "decoder": partial(likelihood.ode_likelihood_by_decoder, noise=noise),
         }.items():
             started = time.time()
-            bits = ode(plain, x_0[:100], trained.denoiser.schedule, generator=seeded, num_steps=50)
-            found = mean_and_error(bits - first[:100])
-            seconds = f"{time.time() - started:.0f} s"
-            print(f"  ODE, {name:14} {float(bits.mean()):.4f} (100 images; less fixed_small {found}; {seconds})")
+            solved = ode(plain, few_x, levels, **same)
+            found, off = mean_and_error(solved.total - first[:100]), (solved.total - solved.coarse).abs()
+            print(
+                f"  ODE, {name:14} {float(solved.total.mean()):.4f} (100 images; less fixed_small {found}; solver "
+                f"off by {float(off.mean()):.1g}, {float(off.max()):.1g} at worst; {time.time() - started:.0f} s)"
+            )
 
 
 def check_full(path: str) -> None:
     """The stratified estimate beside the full sum, on the same 40 images."""
     x_0, labels = (part[:40] for part in images("test"))
-    denoiser = build.load_trained(path).denoiser
+    denoiser = load_trained(path).denoiser
     denoise, draw = partial(clipped(denoiser), cond={"labels": labels}), torch.Generator().manual_seed(2)
     sigma = variance.FixedSmall()
     with torch.no_grad():
         found = likelihood.estimated_bound(
-            denoise, x_0, denoiser.schedule, sigma, generator=torch.Generator().manual_seed(0)
+            denoise, x_0, denoiser.schedule, sigma, draw=likelihood.drawn_from(torch.Generator().manual_seed(0), x_0)
         )
         full = likelihood.variational_bound(
             denoise, x_0, denoiser.schedule, sigma, lambda t: torch.randn(x_0.shape, generator=draw)
@@ -106,7 +113,7 @@ def check_full(path: str) -> None:
 
 def check_importance(path: str) -> None:
     """Var of the bound's gradient, sum over parameters, at a trained model whose times are thinned to T = 100."""
-    trained = build.load_trained(path).denoiser
+    trained = load_trained(path).denoiser
     thinned = schedule.rescaled_time(schedule.cosine(T_IMPORTANCE))
     denoiser = Denoiser(trained.network.requires_grad_(True), thinned, trained.prediction, variance.FixedSmall())
     loss, (x, labels) = losses.VariationalBound(weighting.V()), images("train")
@@ -152,11 +159,11 @@ def check_classes(paths: list[str]) -> None:
     """A support vector machine, trained on the real images, judges 1,000 drawn with their labels."""
     judges: dict[str, Any] = {}
     for path in paths:
-        trained = build.load_trained(path)
+        trained = load_trained(path)
         name = str(trained.config["dataset"]["_target_"])
         if name not in judges:
             judges[name] = judge_of(trained.config)
-        sampler, classes = build.build_sampler(trained.config), trained.config["dataset"]["num_classes"]
+        sampler, classes = build_sampler(trained.config, trained.denoiser), trained.config["dataset"]["num_classes"]
         labels = torch.arange(1000) % classes
         with torch.inference_mode():
             last = torch.cat(
@@ -175,11 +182,8 @@ def drawn(trained, sampler, indices: range, labels: Tensor) -> Tensor:
         sampler,
         trained.denoiser.schedule,
         trained.variance,
-        item_shape=build.item_shape(trained.config),
-        seed=0,
-        indices=indices,
-        cond={"labels": labels},
-        device=torch.device("cpu"),
+        ImageNoise(0, indices, item_shape(trained.config), torch.device("cpu")),
+        {"labels": labels},
     )
     for step in steps:
         last = step.x

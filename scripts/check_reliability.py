@@ -2,7 +2,7 @@
 
     scripts/run python scripts/check_reliability.py               all goals
     scripts/run python scripts/check_reliability.py R1 R13        some
-    scripts/run python scripts/check_reliability.py --short       few trials of each, as the test suite does
+    scripts/run python scripts/check_reliability.py --short       few trials of each, as `pytest -m slow` does
 
 A mount of a small disk (R5) and a user who is not root (R11) are tried where the right to them is there.
 """
@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("goals", nargs="*", help="R1 ... R20; all if none is named")
+    parser.add_argument("goals", nargs="*", help="R1 ... R21; all if none is named")
     parser.add_argument("--short", action="store_true", help="few trials of each")
     parser.add_argument("--json", type=Path, help="also write what was found to this file")
     arguments = parser.parse_args()

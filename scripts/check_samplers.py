@@ -17,13 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddpm_cli import build
-from ddpm_cli.artist import Artist
+from ddpm_cli.build.load import load_denoiser, load_trained
+from ddpm_cli.build.model import null_label
 from ddpm_cli.data.digits import digits
-from ddpm_cli.data.store import Store, to_file
+from ddpm_cli.data.store import Store
 from ddpm_cli.diffusion import samplers
 from ddpm_cli.diffusion.editing import Reconstruct, Source
 from ddpm_cli.diffusion.guidance import CADS, Guidance
+from ddpm_cli.sampling.pipeline import SamplingPipeline
 
 SAMPLERS = {
     "heun": samplers.Heun(18),
@@ -54,19 +55,19 @@ def classifier():
     return model
 
 
-def artist_of(path: Path, sampler, **knobs) -> Artist:
-    trained = build.load_trained(path)
+def pipeline_of(path: Path, sampler, **knobs) -> SamplingPipeline:
+    trained = load_trained(path)
     defaults = {"labels": "each", "clip": True, "guidance": Guidance()}
-    return Artist(trained, sampler, torch.device("cpu"), 0, **{**defaults, **knobs})
+    return SamplingPipeline(trained, sampler, torch.device("cpu"), 0, **{**defaults, **knobs})
 
 
 @torch.inference_mode()
-def drawn(artist: Artist, count: int, batch: int = 250) -> tuple[Tensor, Tensor]:
+def drawn(pipeline: SamplingPipeline, count: int, batch: int = 250) -> tuple[Tensor, Tensor]:
     """uint8 images and their labels."""
     images = []
     for start in range(0, count, batch):
-        images.append(to_file(samplers.run(artist.walk(range(start, min(start + batch, count))))))
-    labels = artist.labels_of(range(count))
+        images.append(pipeline.medium.to_file(samplers.run(pipeline.walk(range(start, min(start + batch, count))))))
+    labels = pipeline.labels_of(range(count))
     assert labels is not None
     return torch.cat(images), labels
 
@@ -82,9 +83,9 @@ def diversity(images: Tensor, labels: Tensor) -> float:
     return float(torch.stack(means).mean())
 
 
-def report(name: str, artist: Artist, count: int) -> None:
+def report(name: str, pipeline: SamplingPipeline, count: int) -> None:
     start = time.process_time()
-    images, labels = drawn(artist, count)
+    images, labels = drawn(pipeline, count)
     figures = f"accuracy {accuracy(images, labels):5.1f} %  diversity {diversity(images, labels):.2f}"
     print(f"{name:<28} {figures}  {time.process_time() - start:.0f} s", flush=True)
 
@@ -94,13 +95,13 @@ def check_accuracy(args) -> None:
     assert test.labels is not None
     print(f"real digits, diversity {diversity(test.items, test.labels):.2f}; {args.num_images} images of {args.ckpt}")
     for name in args.samplers or SAMPLERS:
-        report(name, artist_of(args.ckpt, SAMPLERS[name]), args.num_images)
+        report(name, pipeline_of(args.ckpt, SAMPLERS[name]), args.num_images)
 
 
 def check_guidance(args) -> None:
     sampler = samplers.DPMSolverPP(20)
     for scale in (0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0):
-        report(f"scale {scale}", artist_of(args.ckpt, sampler, guidance=Guidance(scale)), args.num_images)
+        report(f"scale {scale}", pipeline_of(args.ckpt, sampler, guidance=Guidance(scale)), args.num_images)
     cases = {
         "scale 3, interval [0.3, 5]": {"guidance": Guidance(3.0, (0.3, 5.0))},
         "scale 3, rescale 0.7": {"guidance": Guidance(3.0, rescale=0.7)},
@@ -108,17 +109,17 @@ def check_guidance(args) -> None:
         "scale 3, cads 0.25": {"guidance": Guidance(3.0), "cads": CADS(0.25)},
     }
     if args.guide is not None:
-        guide = build.load_denoiser(args.guide)
+        guide = load_denoiser(args.guide)
         cases |= {f"autoguidance {s}": {"guidance": Guidance(s), "guide": guide} for s in (1.5, 2.0, 3.0)}
     for name, knobs in cases.items():
-        report(name, artist_of(args.ckpt, sampler, **knobs), args.num_images)
+        report(name, pipeline_of(args.ckpt, sampler, **knobs), args.num_images)
 
 
 @torch.inference_mode()
 def check_reconstruction(args) -> None:
-    test, trained = store_of("test"), build.load_trained(args.ckpt)
+    test, trained = store_of("test"), load_trained(args.ckpt)
     denoiser, items = trained.denoiser, test.items[: args.num_images]
-    null = torch.full((len(items),), build.null_label(denoiser.network) or 0)
+    null = torch.full((len(items),), null_label(denoiser.network) or 0)
     source = Source(test.to_model(items))
     for spacing in (None, "karras"):
         for num_steps in (20, 50, 100, 200):

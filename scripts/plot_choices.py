@@ -9,13 +9,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
+from ddpm_cli.build.instantiate import make
+from ddpm_cli.config.compose import Composer, plain
+from ddpm_cli.config.groups import options_of
 from ddpm_cli.diffusion.gaussian import NoiseLevel
 from ddpm_cli.diffusion.noise_schedule import NoiseSchedule, variance_preserving
 from ddpm_cli.diffusion.timesteps import LogNormal
-from ddpm_cli.making import make
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -33,16 +34,11 @@ RECIPES = {  # experiment: schedule, weighting, timesteps
 
 
 def options(group: str) -> dict[str, object]:
-    """The objects of a group's YAML files, by option; those that need a file of the user's are left out."""
-    nodes = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs" / group).glob("*.yaml"))}
-    for node in nodes.values():
-        if "image_size" in node:
-            node["image_size"] = 32
-        for key, value in node.items():
-            node[key] = (
-                float(value) if isinstance(value, str) and "e-" in value else value
-            )  # YAML 1.1 reads 1e-4 as text
-    return {name: make(group, node, []) for name, node in nodes.items() if "???" not in node.values()}
+    """The objects of a group's options, by name; those that need a file of the user's are left out."""
+    with Composer.opened("train") as composer:
+        nodes = {name: composer.compose([f"{group}={name}", "dataset.image_size=32"]) for name in options_of(group)}
+        plain_nodes = {name: plain(cfg)[group] for name, cfg in nodes.items()}
+    return {name: make(group, node, []) for name, node in plain_nodes.items() if "???" not in node.values()}
 
 
 def visits(schedule: NoiseSchedule, timesteps: LogNormal | None) -> Tensor:
