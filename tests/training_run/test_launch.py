@@ -333,8 +333,7 @@ def test_a_budget_is_planned_for_all_ranks(place):
     config = yaml.safe_load((place / "planned/config.yaml").read_text())
     steps = config["training"]["num_steps"]
     typed = [f"{key}={config[group][name]}" for key, group, name in PLANNED]
-    run(
-        "train", *TINY, *choices, *quick, "devices=2", f"training.num_steps={steps}", *typed, "run_dir=typed", cwd=place
-    )
+    recipe = ["experiment=auto", f"training.num_steps={steps}"]  # which a budget chooses too
+    run("train", *TINY, *choices, *quick, "devices=2", *recipe, *typed, "run_dir=typed", cwd=place)
     mine, theirs = weights(place / "planned", steps), weights(place / "typed", steps)
     assert steps >= 20 and all(torch.equal(mine[name], theirs[name]) for name in mine)
