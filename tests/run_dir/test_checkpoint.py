@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import zipfile
 import zlib
 
@@ -22,6 +24,39 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     loaded = checkpoint.load(tmp_path / "a.pt")
     assert loaded["config"] == CONTENT["config"] and torch.equal(loaded["network"]["w"], CONTENT["network"]["w"])
     assert os.listdir(tmp_path) == ["a.pt"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="the system does not tell a process' peak")
+def test_saving_takes_no_second_copy_of_the_weights(tmp_path):
+    """In a process of its own, whose memory nobody else takes or gives back."""
+    done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path / "a.pt")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, peak, size = (int(word) for word in done.stdout.split())
+    assert size > 60 * 2**20 and peak - before < size / 4
+
+
+PEAK = """
+import sys
+from pathlib import Path
+
+import torch
+
+from ddpm_cli.run_dir import checkpoint
+
+def told(key):
+    with open("/proc/self/status") as file:
+        return 1024 * int(next(line.split()[1] for line in file if line.startswith(key)))
+
+content = {"step": 3, "config": {}, "emas": {}, "network": {str(k): torch.ones(2**20) for k in range(16)}}
+path = Path(sys.argv[1])
+checkpoint.save(path, {**content, "network": {}})  # what saving needs at all
+before = told("VmRSS")
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak begins here
+checkpoint.save(path, content)
+with path.open("rb") as file:
+    print(before, told("VmHWM"), file.seek(0, 2))
+"""
 
 
 def test_flipped_bits_and_truncation_are_found_before_anything_is_loaded(tmp_path):
