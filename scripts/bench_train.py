@@ -6,7 +6,7 @@ size in the step of its example, denoising-diffusion-pytorch's nearest in that o
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -30,9 +30,9 @@ RECIPE = (
 GFLOP, LUCIDRAINS = 12.44, 8.97  # of a forward pass of an image
 
 
-def training_step(batch: int, *overrides: str) -> Callable[[], None]:
+def training_step(batch: int, *overrides: str, recipe: Sequence[str] = RECIPE) -> Callable[[], None]:
     """A step of the run with all that the loop does at every step."""
-    cfg = configuration("train", *RECIPE, f"training.batch_size={batch}", *overrides)
+    cfg = configuration("train", *recipe, f"training.batch_size={batch}", *overrides)
     parts = build_parts(cfg)
     train_step, state = assembled(cfg, parts, build_data(cfg))
     if parts.machine.compile:
