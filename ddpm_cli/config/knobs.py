@@ -191,7 +191,7 @@ TABLE: dict[str, Rule] = {
     "sampler.num_steps": nullable(whole(1, 10**6)),
     "sampler.spacing": nullable(
         either(
-            one_of("trailing", "leading", "linspace", "karras", "log_snr", "log_snr_to_1"),
+            one_of("trailing", "leading", "linspace", "karras", "log_snr", "log_snr_by_steps", "log_snr_to_1"),
             list_of(NOT_NEGATIVE, least=2),
         )
     ),
