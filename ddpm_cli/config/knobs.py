@@ -160,6 +160,7 @@ TABLE: dict[str, Rule] = {
     "schedule.image_size": either(whole(1, 16384), list_of(whole(1, 16384), length=2)),
     "schedule.noise_size": whole(1, 16384),
     "schedule.path": PATH,
+    "variance.last_noise": nullable(POSITIVE),
     "schedule.holds": one_of("alpha_bar", "beta", "log_snr"),
     "weighting.sigma_data": POSITIVE,
     "weighting.k": POSITIVE,

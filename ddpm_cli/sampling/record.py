@@ -9,6 +9,7 @@ import torch
 
 from ddpm_cli import __version__
 from ddpm_cli.build.instantiate import name_of
+from ddpm_cli.diffusion.variance import Analytic
 from ddpm_cli.errors import UserError
 from ddpm_cli.sampling.pipeline import SamplingPipeline
 from ddpm_cli.system.files import sha256_of
@@ -38,6 +39,7 @@ def record_of(cfg: dict[str, Any], pipeline: SamplingPipeline, total: int) -> di
         "sampler": {"name": name_of(cfg["sampler"]), **_with_spacing(_knobs(cfg["sampler"]), pipeline)},
         "evaluations": pipeline.evaluations,  # calls of the denoiser an image
         "variance": type(trained.variance).__name__,
+        **({"last_noise": trained.variance.last_noise} if isinstance(trained.variance, Analytic) else {}),
         "clip": pipeline.clip,
         "labels": pipeline.labels,
         "guidance": _guidance(cfg["guidance"]),
