@@ -87,10 +87,10 @@ class Analytic(Variance):
     Stated in the paper by the score's norm for a perfect network; here by the measured error of the noise, which is
     best for an imperfect one too (Bao et al. 2022b) and lies near 1 at every noise level.
 
-    last_noise: y, in steps of an 8-bit pixel, 2/255. In few steps the noise that is drawn last is large, and at t = 1 no
-    estimate takes it out of the image again: there its standard deviation is bounded so that E|sigma noise| <= 2/255 y
-    (the paper's Appendix on clipping, with y of 1 or 2). Walks that leave t = 1 out are as they were: on these the
-    bound does harm (docs/samplers.md). None: no bound.
+    last_noise: y, in steps of an 8-bit pixel, 2/255. In few steps the noise that is drawn last is large, and of x_1 no
+    estimate takes it out again: there its standard deviation is bounded so that E|sigma noise| <= 2/255 y (the paper's
+    Appendix on clipping, with y of 1 or 2). Walks that leave t = 1 out are as they were: on these the bound does harm
+    (docs/samplers.md). None: no bound.
     """
 
     by_measurement = True
