@@ -81,6 +81,7 @@ TABLE: dict[str, Rule] = {
     "training.checkpoint_every": COUNT,
     "training.keep_checkpoints": COUNT,
     "training.max_grad_norm": nullable(POSITIVE),
+    "training.coupling": one_of("none", "assignment"),
     "training.label_dropout": FRACTION,
     "training.augment": FRACTION,
     "training.freeze": list_of(matching("the name of a module, as down_blocks.0", r"[A-Za-z_][\w.]*")),
