@@ -4,6 +4,7 @@
     python scripts/check_digits.py full CKPT                    the estimated bound beside the full sum over t
     python scripts/check_digits.py importance CKPT              variance of the bound's gradient by distribution of t
     python scripts/check_digits.py classes CKPT...              share of drawn images that are read as their label
+    python scripts/check_digits.py samples FOLDER...            the same of digits of ddpm-sample, and how diverse
 
 The checkpoints: ddpm-train run_dir=default; the same with variance=learned_range loss=hybrid, with experiment=...;
 `bound` compares the analytic variance where ddpm-analytic has measured it; `bound` and `classes` take checkpoints of
@@ -13,8 +14,10 @@ any data set, and root=DIR names a folder of images to judge instead of the test
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -172,6 +175,34 @@ def check_classes(paths: list[str]) -> None:
         print(f"  {path}: {judges[name].score(last.clamp(-1, 1).flatten(1), labels):.3f} ({sampler})")
 
 
+def check_samples(folders: list[str]) -> None:
+    """Of folders of ddpm-sample: the share of digits that the judge reads as their label; the mean distance between two
+    images of a class; and the Frechet distance of the pixels' Gaussians to the training images'."""
+    x, y = images("train")
+    knobs = {"split": "train", "channels": 1, "image_size": 8, "num_classes": 10}
+    judge = judge_of({"dataset": {"_target_": "ddpm_cli.data.digits.digits", **knobs}})
+    print(f"  {'real':40} diversity {diversity(x, y):.2f}")
+    for folder in folders:
+        content = np.load(Path(folder) / "samples.npz")
+        drawn_x = torch.from_numpy(content["images"]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        labels = torch.from_numpy(content["labels"])
+        right = judge.score(drawn_x.flatten(1), labels)
+        print(f"  {folder:40} accuracy {right:.3f}, diversity {diversity(drawn_x, labels):.2f}, ", end="")
+        print(f"Frechet distance {frechet(drawn_x.flatten(1).double(), x.flatten(1).double()):.2f}")
+
+
+def diversity(x: Tensor, labels: Tensor) -> float:
+    """The mean distance between two images of a class, over classes; x: (N, C, H, W) in [-1, 1]."""
+    return float(torch.stack([torch.pdist(x[labels == c].flatten(1)).mean() for c in labels.unique()]).mean())
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Between the Gaussians of the rows' mean and covariance."""
+    (m_a, c_a), (m_b, c_b) = ((rows.mean(0), rows.T.cov()) for rows in (a, b))
+    root = torch.linalg.eigvals(c_a @ c_b).real.clamp(min=0).sqrt().sum()
+    return float((m_a - m_b).square().sum() + c_a.trace() + c_b.trace() - 2 * root)
+
+
 def parts_of(count: int, size: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -192,7 +223,7 @@ def drawn(trained, sampler, indices: range, labels: Tensor) -> Tensor:
 
 if __name__ == "__main__":
     command, *names = sys.argv[1:] or [""]
-    checks = {"bound": check_bound, "classes": check_classes}
+    checks = {"bound": check_bound, "classes": check_classes, "samples": check_samples}
     singles = {"importance": check_importance, "full": check_full}
     if not names or command not in {**checks, **singles}:
         raise SystemExit(__doc__)

@@ -26,7 +26,7 @@ from ddpm_cli.diffusion.variance import FixedSmall
 
 WEIGHTS, MEANS, STDS = (0.3, 0.5, 0.2), (-0.8, 0.2, 0.9), (0.05, 0.1, 0.2)
 POINTS = 4001
-SPACINGS = ("trailing", "leading", "linspace", "karras", "log_snr")
+SPACINGS = ("trailing", "leading", "linspace", "karras", "log_snr", "log_snr_by_steps")
 SCHEDULES = {
     "linear": schedule.linear(),
     "cosine": schedule.cosine(),

@@ -81,6 +81,7 @@ TABLE: dict[str, Rule] = {
     "training.checkpoint_every": COUNT,
     "training.keep_checkpoints": COUNT,
     "training.max_grad_norm": nullable(POSITIVE),
+    "training.coupling": one_of("none", "assignment"),
     "training.label_dropout": FRACTION,
     "training.augment": FRACTION,
     "training.freeze": list_of(matching("the name of a module, as down_blocks.0", r"[A-Za-z_][\w.]*")),
@@ -160,6 +161,7 @@ TABLE: dict[str, Rule] = {
     "schedule.image_size": either(whole(1, 16384), list_of(whole(1, 16384), length=2)),
     "schedule.noise_size": whole(1, 16384),
     "schedule.path": PATH,
+    "variance.last_noise": nullable(POSITIVE),
     "schedule.holds": one_of("alpha_bar", "beta", "log_snr"),
     "weighting.sigma_data": POSITIVE,
     "weighting.k": POSITIVE,
@@ -191,7 +193,7 @@ TABLE: dict[str, Rule] = {
     "sampler.num_steps": nullable(whole(1, 10**6)),
     "sampler.spacing": nullable(
         either(
-            one_of("trailing", "leading", "linspace", "karras", "log_snr", "log_snr_to_1"),
+            one_of("trailing", "leading", "linspace", "karras", "log_snr", "log_snr_by_steps", "log_snr_to_1"),
             list_of(NOT_NEGATIVE, least=2),
         )
     ),
@@ -227,6 +229,9 @@ TABLE: dict[str, Rule] = {
     "guidance.interval": list_of(NOT_NEGATIVE, length=2),
     "guidance.rescale": FRACTION,
     "guidance.guide_ckpt": PATH,
+    "guidance.apg.parallel": FRACTION,
+    "guidance.apg.max_norm": nullable(POSITIVE),
+    "guidance.apg.momentum": real("a number from -1 to 0", lambda value: -1 <= value <= 0),
     "guidance.cads.noise": NOT_NEGATIVE,
     "guidance.cads.start": FRACTION,
     "guidance.cads.end": FRACTION,

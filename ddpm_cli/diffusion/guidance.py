@@ -1,7 +1,7 @@
 """Guidance: wrappers of the denoiser, with its call, that push the estimate of x_0 away from a weaker one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,18 +14,58 @@ Pair = Callable[[Tensor, Tensor, Cond], tuple[Denoised, Tensor]]  # the estimate
 
 
 @dataclass(frozen=True)
+class APG:
+    """Adaptive projected guidance (Sadat et al. 2024b, Algorithm 1): what of the update, estimate - weaker, is gone by.
+
+    parallel: eta, the share that is kept of its part along the estimate, which in the paper is what saturates images.
+    max_norm: r, the longest update of an image, over all its numbers; None: any. momentum: beta in [-1, 0]: the update
+    is that of this step plus beta times the one of the step before, so that below 0 a walk does not repeat itself.
+    """
+
+    parallel: float = 1.0
+    max_norm: float | None = None
+    momentum: float = 0.0
+
+    def __call__(self, update: Tensor, estimate: Tensor) -> Tensor:
+        """The update (B, ...) bounded, and then without some of its part along the estimate; image by image."""
+        dims = tuple(range(1, update.ndim))
+        if self.max_norm is not None:
+            norm = update.square().sum(dims, keepdim=True).sqrt()
+            update = update * (self.max_norm / norm.clamp(min=1e-8)).clamp(max=1.0)
+        if self.parallel == 1.0:
+            return update
+        along = (update * estimate).sum(dims, keepdim=True) / estimate.square().sum(dims, keepdim=True).clamp(min=1e-8)
+        return update - (1 - self.parallel) * along * estimate
+
+
+class Momentum:
+    """The running sum of a walk's updates, new + beta sum; begun anew where t rises, as of another walk."""
+
+    def __init__(self, beta: float):
+        self.beta = beta
+        self._before: tuple[float, Tensor] | None = None
+
+    def __call__(self, update: Tensor, t: float) -> Tensor:
+        if self._before is not None and t <= self._before[0]:
+            update = update + self.beta * self._before[1]
+        self._before = t, update
+        return update
+
+
+@dataclass(frozen=True)
 class Guidance:
     """How far to go: weaker + scale (estimate - weaker), so that 1 is off (Ho and Salimans 2022, Eq. 6, with scale =
     1 + w).
 
     interval: only where sigma/alpha lies in (low, high] (Kynkäänniemi et al. 2024); outside it the weaker estimate is
     not even made. rescale: how far the network's output is brought back, image by image, to the standard deviation it
-    had without guidance, 0 to 1 (Lin et al. 2023, Section 3.4; 0.7 in the paper).
+    had without guidance, 0 to 1 (Lin et al. 2023, Section 3.4; 0.7 in the paper). apg: what of the update is used.
     """
 
     scale: float = 1.0
     interval: tuple[float, float] | None = None
     rescale: float = 0.0
+    apg: APG = field(default_factory=APG)
 
     def __post_init__(self) -> None:
         if self.interval is not None and not self.interval[0] < self.interval[1]:
@@ -64,15 +104,20 @@ def guided(
     denoise: Denoise, pair: Pair, guidance: Guidance, schedule: NoiseSchedule, prediction: Prediction
 ) -> Denoise:
     """The denoiser guided by `pair`; with its own variance output. prediction: what the network's output is, for
-    rescale. t: 0-dim."""
+    rescale. t: 0-dim. With momentum it is of one walk, as it remembers."""
     if guidance.scale == 1.0:
         return denoise
+    scale, apg, momentum = guidance.scale, guidance.apg, Momentum(guidance.apg.momentum)
 
     def denoise_guided(x_t: Tensor, t: Tensor, cond: Cond = None) -> Denoised:
         if not guidance.acts_at(t, schedule):
             return denoise(x_t, t, cond)
         estimate, weaker = pair(x_t, t, cond)
-        x_0 = torch.lerp(weaker, estimate.x_0, guidance.scale)
+        x_0 = torch.lerp(weaker, estimate.x_0, scale)
+        if apg != APG():
+            update = estimate.x_0 - weaker
+            update = momentum(update, float(t)) if apg.momentum else update
+            x_0 = estimate.x_0 + (scale - 1) * apg(update, estimate.x_0)
         if guidance.rescale:
             c_skip, c_out, _ = (float(c) for c in prediction(schedule.level(t), schedule.level((t - 1).clamp(min=0))))
             output, unguided = ((x - c_skip * x_t) / c_out for x in (x_0, estimate.x_0))

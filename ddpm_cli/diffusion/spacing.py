@@ -10,12 +10,17 @@ from torch import Tensor
 from ddpm_cli.diffusion.gaussian import NoiseLevel
 
 _ROWS = ("trailing", "leading", "linspace")  # visit whole timesteps
-LEVEL_SPACINGS = ("karras", "log_snr", "log_snr_to_1")  # choose noise levels, so that times are real
+LEVEL_SPACINGS = ("karras", "log_snr", "log_snr_by_steps", "log_snr_to_1")  # choose noise levels: times are real
 SPACINGS = _ROWS + LEVEL_SPACINGS
 
 # sigma/alpha where walks over levels begin at the latest. At the cosine schedule's end it is 20,000: two thirds of the
 # steps would pass where nothing is to be seen. DDPM's linear schedule ends at 157, EDM begins at 80.
 MOST_SIGMA = 160.0
+
+# sigma/alpha, times the number of steps, that `log_snr_by_steps` goes down to: chosen on exact mixtures and a trained
+# network at 5 to 50 steps (docs/samplers.md). The cosine schedule's t = 1 is at 0.006, which the eye does not tell from
+# the clean image, and a step of log-SNR costs as much there as anywhere.
+_FINEST = 0.4
 
 Spacing = str | Sequence[float] | None
 
@@ -42,8 +47,9 @@ def times(schedule: Levels, num_steps: int | None = None, spacing: Spacing = Non
     `trailing` starts at T, `leading` ends at 1 and never visits T, `linspace` does both (Lin et al. 2023, Table 2);
     `karras` has sigma/alpha fall as Karras et al. 2022, Eq. 5, from T to 1 (from 160 where it is higher at T), with
     more steps at low noise the larger rho is;
-    `log_snr` is uniform in log-SNR between the same (Lu et al. 2022); `log_snr_to_1` the same, all steps lying between
-    T and 1, without one to the clean image.
+    `log_snr` is uniform in log-SNR between the same (Lu et al. 2022); `log_snr_by_steps` the same, but down to a
+    sigma/alpha of 0.4 / num_steps where that is above the one of 1, so that few steps are no longer than need be;
+    `log_snr_to_1` as `log_snr`, all steps lying between T and 1, without one to the clean image.
     """
     if spacing is not None and not isinstance(spacing, str):
         return _listed(schedule, spacing)
@@ -61,7 +67,9 @@ def times(schedule: Levels, num_steps: int | None = None, spacing: Spacing = Non
         return _ended(rows)
     if spacing == "log_snr_to_1":
         return _uniform(schedule, num_steps + 1)
-    return _ended(_karras(schedule, num_steps, rho) if spacing == "karras" else _uniform(schedule, num_steps))
+    if spacing == "karras":
+        return _ended(_karras(schedule, num_steps, rho))
+    return _ended(_uniform(schedule, num_steps, _FINEST / num_steps if spacing == "log_snr_by_steps" else 0.0))
 
 
 def _check_start(rows: Tensor, total: int) -> None:
@@ -92,8 +100,13 @@ def _karras(schedule: Levels, num_steps: int, rho: float) -> Tensor:
     return _between(schedule, -2 * rho * torch.lerp(high, low, share).log())
 
 
-def _uniform(schedule: Levels, count: int) -> Tensor:
-    return _between(schedule, torch.lerp(*_ends(schedule), torch.linspace(0, 1, count, dtype=torch.float64)))
+def _uniform(schedule: Levels, count: int, finest: float = 0.0) -> Tensor:
+    """finest: the sigma/alpha it ends at, unless t = 1 lies above; but at least the first half of the range is walked,
+    of a schedule that has hardly more noise than that."""
+    first, last = _ends(schedule)
+    if finest > 0:
+        last = last.clamp(max=-2 * math.log(finest)).maximum((first + last) / 2)
+    return _between(schedule, torch.lerp(first, last, torch.linspace(0, 1, count, dtype=torch.float64)))
 
 
 def _ends(schedule: Levels) -> tuple[Tensor, Tensor]:
@@ -112,7 +125,7 @@ def _between(schedule: Levels, log_snr: Tensor) -> Tensor:
     t = schedule.time_of(log_snr)
     if t[0] > schedule.num_timesteps - 1e-6:
         t[0] = schedule.num_timesteps
-    if len(t) > 1:
+    if len(t) > 1 and t[-1] < 1 + 1e-6:
         t[-1] = 1
     return t
 

@@ -5,6 +5,7 @@ Each is called as (raw, level_t, level_s, floor) -> log-variance, of shape (B, C
 stands in for the posterior's variance at s = 0, which is zero and has no logarithm (Ho et al. 2020's code).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +21,7 @@ class Variance(Protocol):
 
     learned: bool = False  # the network has a second output for it, which is trained by the bound alone
     by_measurement: bool = False  # made from what ddpm-analytic finds of a trained model, so not to train with
+    most_at_last: float = math.inf  # standard deviation of the noise that a walk leaves in x_1: see Analytic
 
     @property
     def tables(self) -> tuple[Tensor, ...]:
@@ -84,13 +86,21 @@ class Analytic(Variance):
 
     Stated in the paper by the score's norm for a perfect network; here by the measured error of the noise, which is
     best for an imperfect one too (Bao et al. 2022b) and lies near 1 at every noise level.
+
+    last_noise: y, in steps of an 8-bit pixel, 2/255. In few steps the noise that is drawn last is large, and of x_1 no
+    estimate takes it out again: there its standard deviation is bounded so that E|sigma noise| <= 2/255 y (the paper's
+    Appendix on clipping, with y of 1 or 2). Walks that leave t = 1 out are as they were: on these the bound does harm
+    (docs/samplers.md). None: no bound.
     """
 
     by_measurement = True
 
-    def __init__(self, estimate: Mapping[str, Tensor] | None):
+    def __init__(self, estimate: Mapping[str, Tensor] | None, last_noise: float | None = None):
         """estimate: log_snr (N,), falling, and noise_error (N,), the mean squared error of the noise per dimension at
         these levels; between them it is interpolated, beyond them constant. None: not measured yet."""
+        self.last_noise = last_noise
+        if last_noise is not None:  # E|noise| = sqrt(2/pi)
+            self.most_at_last = 2 / 255 * last_noise * math.sqrt(math.pi / 2)
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
         if estimate is not None:
             self._tables[torch.device("cpu")] = estimate["log_snr"].double(), estimate["noise_error"].double()

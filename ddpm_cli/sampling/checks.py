@@ -11,7 +11,7 @@ import torch
 from ddpm_cli.build.load import Trained
 from ddpm_cli.build.model import item_shape, null_label
 from ddpm_cli.diffusion.editing import Edit, Source, refuse_noise
-from ddpm_cli.diffusion.guidance import CADS
+from ddpm_cli.diffusion.guidance import APG, CADS, Guidance
 from ddpm_cli.diffusion.samplers import Sampler
 from ddpm_cli.diffusion.variance import Variance
 from ddpm_cli.errors import UserError
@@ -55,8 +55,9 @@ def check_classes(cfg: dict[str, Any], cads: CADS, trained: Trained) -> None:
             raise UserError(
                 f"guidance.scale={knobs['scale']:g}: {why}; {train}, or guide by guidance.guide_ckpt=CHECKPOINT"
             )
-    if knobs["scale"] == 1 and (knobs["guide_ckpt"] or knobs["interval"] or knobs["rescale"]):
-        log.warning("guidance.scale=1 is no guidance: guide_ckpt, interval and rescale have no effect")
+    others = knobs["guide_ckpt"] or knobs["interval"] or knobs["rescale"] or APG(**knobs["apg"]) != APG()
+    if knobs["scale"] == 1 and others:
+        log.warning("guidance.scale=1 is no guidance: guide_ckpt, interval, rescale and apg have no effect")
     void = [*(["guidance.scale"] if by_label else []), *(["guidance.cads"] if cads.noise else [])]
     if conditional and null and void:
         log.warning("labels=none: %s has no effect on the null label; choose labels=each", " and ".join(void))
@@ -95,8 +96,9 @@ def check_guide(guide: Trained, trained: Trained, knobs: dict[str, Any]) -> None
         log.warning("guidance.guide_ckpt=%s holds the same weights as ckpt: guidance.scale has no effect", guide.path)
 
 
-def check_edit(edit: Edit | None, sampler: Sampler, trained: Trained) -> None:
-    """ValueError for an edit that cannot be made with this sampler on this schedule; `edit` None: images from noise."""
+def check_edit(edit: Edit | None, sampler: Sampler, trained: Trained, guidance: Guidance) -> None:
+    """ValueError for an edit that cannot be made with this sampler on this schedule, or so guided; `edit` None: images
+    from noise."""
     schedule, one = trained.denoiser.schedule, torch.zeros(1, 1, 1, 1)
     last = float(sampler.times(schedule)[-1])
     if last > 0:
@@ -105,6 +107,8 @@ def check_edit(edit: Edit | None, sampler: Sampler, trained: Trained) -> None:
         refuse_noise(sampler, type(edit).__name__.lower())
         if last > 0:
             raise ValueError("sampler.spacing: a way to noise and back must end at 0")
+        if guidance.scale != 1 and guidance.apg.momentum:
+            raise ValueError("guidance.apg.momentum is of one walk, and this edit goes to noise and back: set it to 0")
     elif edit is not None:  # called, but asked for no step, as build_sampler does with the sampler
         source = Source(one, torch.ones_like(one, dtype=torch.bool))
         edit(trained.denoiser, sampler, schedule, trained.variance, lambda i: one, source)

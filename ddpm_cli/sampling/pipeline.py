@@ -35,7 +35,7 @@ from ddpm_cli.build.machine import compile_for, place, placed
 from ddpm_cli.build.model import build_medium, build_sampler, null_label
 from ddpm_cli.diffusion.denoiser import Cond, Denoise, Denoised, clipped, thresholded
 from ddpm_cli.diffusion.editing import Edit, Source
-from ddpm_cli.diffusion.guidance import CADS, Guidance, annealed, by_weaker_model, classifier_free, guided
+from ddpm_cli.diffusion.guidance import APG, CADS, Guidance, annealed, by_weaker_model, classifier_free, guided
 from ddpm_cli.diffusion.samplers import Sampler, SamplerStep, run
 from ddpm_cli.media.base import Medium
 from ddpm_cli.sampling import checks
@@ -144,7 +144,8 @@ def build_pipeline(cfg: dict[str, Any]) -> SamplingPipeline:
         guide = load_trained(knobs["guide_ckpt"], weights, trust, key="guidance.guide_ckpt")
     with checks.refusals_told():
         cads = CADS(**knobs["cads"])
-        guidance = Guidance(knobs["scale"], knobs["interval"] and tuple(knobs["interval"]), knobs["rescale"])
+        interval = knobs["interval"] and tuple(knobs["interval"])
+        guidance = Guidance(knobs["scale"], interval, knobs["rescale"], APG(**knobs["apg"]))
         checks.check_classes(cfg, cads, trained)
         if guide is not None:
             checks.check_guide(guide, trained, knobs)
@@ -154,7 +155,7 @@ def build_pipeline(cfg: dict[str, Any]) -> SamplingPipeline:
             trained = replace(trained, variance=variance)
         sampler = build_sampler(cfg, trained.denoiser, trained.variance)
         edit = cfg["edit"] and make("edit", cfg["edit"], trust)
-        checks.check_edit(edit, sampler, trained)
+        checks.check_edit(edit, sampler, trained, guidance)
         labels = class_numbers(cfg["labels"], trained)
         medium = build_medium(trained.config)
         inputs = load_inputs(cfg["edit"], medium) if edit else None

@@ -9,6 +9,8 @@ import torch
 
 from ddpm_cli import __version__
 from ddpm_cli.build.instantiate import name_of
+from ddpm_cli.diffusion.guidance import APG
+from ddpm_cli.diffusion.variance import Analytic
 from ddpm_cli.errors import UserError
 from ddpm_cli.sampling.pipeline import SamplingPipeline
 from ddpm_cli.system.files import sha256_of
@@ -38,6 +40,7 @@ def record_of(cfg: dict[str, Any], pipeline: SamplingPipeline, total: int) -> di
         "sampler": {"name": name_of(cfg["sampler"]), **_with_spacing(_knobs(cfg["sampler"]), pipeline)},
         "evaluations": pipeline.evaluations,  # calls of the denoiser an image
         "variance": type(trained.variance).__name__,
+        **({"last_noise": trained.variance.last_noise} if isinstance(trained.variance, Analytic) else {}),
         "clip": pipeline.clip,
         "labels": pipeline.labels,
         "guidance": _guidance(cfg["guidance"]),
@@ -85,8 +88,11 @@ def _completed(knobs: dict[str, Any], pipeline: SamplingPipeline) -> dict[str, A
 
 
 def _guidance(knobs: dict[str, Any]) -> dict[str, Any]:
-    """Says what is rescaled, which was the estimate of x_0 in earlier versions: their folders are not gone on with."""
-    return {**knobs, "rescaled": "output"} if knobs["rescale"] else knobs
+    """Says what is rescaled, which was the estimate of x_0 in earlier versions: their folders are not gone on with. Of
+    apg nothing where it is off, as in records of versions that had none."""
+    apg = {"apg": knobs["apg"]} if APG(**knobs["apg"]) != APG() else {}
+    rescaled = {"rescaled": "output"} if knobs["rescale"] else {}
+    return {key: value for key, value in knobs.items() if key != "apg"} | apg | rescaled
 
 
 def _knobs(node: dict[str, Any]) -> dict[str, Any]:

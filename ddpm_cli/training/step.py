@@ -2,7 +2,8 @@
 
     t                 one time for each of the B images of the global batch, from Draws.uniform(n)
     x_0, labels       rows of the batch at position n of the stream of images, in [-1, 1]
-    noise             (B, C, H, W), and of each image its own, whatever rank or micro-batch draws it
+    noise             (B, C, H, W), and of each image its own, whatever rank or micro-batch draws it; coupled with the
+                      images of the global batch where that is asked for
     losses            the denoiser's error at x_t = alpha x_0 + sigma noise, weighted: a share of the mean for each
                       micro-batch, whose backward pass adds to the gradient; that of the last one also takes the
                       mean over the ranks, so that all hold the same gradient, bit for bit
@@ -30,6 +31,7 @@ from ddpm_cli.diffusion.denoiser import Cond, Denoiser
 from ddpm_cli.diffusion.losses import Loss, LossTerms
 from ddpm_cli.diffusion.timesteps import Timesteps
 from ddpm_cli.training import learning_rate
+from ddpm_cli.training.coupling import assigned
 from ddpm_cli.training.data_parallel import SINGLE_RANK, SingleRank, micro_batches
 from ddpm_cli.training.random_numbers import Draws, conditioning
 from ddpm_cli.training.state import TrainState
@@ -50,6 +52,7 @@ class StepSettings:
     lr: float
     warmup_steps: int
     decay: str
+    coupling: str = "none"
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ class TrainStep:
             x_0, labels = self.batch(step, block.start, block.stop)
             if every > 1:
                 x_0, labels = x_0[::every], None if labels is None else labels[::every]
-            noise = self.draws.noise(step, tuple(x_0.shape[1:])) if noise is None else noise
+            noise = self._noise(step, tuple(x_0.shape[1:])) if noise is None else noise
             cond: Cond = conditioning(labels, dropped[rows], settings.null_label)
             if self.augment is not None:
                 x_0, changes = self.augment(x_0, self.draws.augment(step, NUM_DRAWS)[rows])
@@ -204,6 +207,15 @@ class TrainStep:
                     share.backward()
             parts.append(terms)
         return LossTerms(*(_concatenated([getattr(part, field) for part in parts]) for field in ("total", "mse", "vb")))
+
+    def _noise(self, step: int, item_shape: tuple[int, ...]) -> Tensor:
+        """That of the global batch. To couple it takes the global batch's images too, on every rank: they are small
+        beside what a network makes of a rank's own."""
+        noise = self.draws.noise(step, item_shape)
+        if self.settings.coupling == "none":
+            return noise
+        x_0, labels = self.batch(step, 0, self.settings.batch_size)
+        return assigned(noise, x_0, None if self.settings.null_label is None else labels)
 
 
 def _parameters(state: TrainState) -> list[Tensor]:

@@ -6,7 +6,7 @@ from doubles import exact_gaussian
 
 from ddpm_cli.diffusion import schedule
 from ddpm_cli.diffusion.denoiser import Denoised, clipped, thresholded
-from ddpm_cli.diffusion.guidance import CADS, Guidance, annealed, by_weaker_model, classifier_free, guided
+from ddpm_cli.diffusion.guidance import APG, CADS, Guidance, annealed, by_weaker_model, classifier_free, guided
 from ddpm_cli.diffusion.prediction import X0, V
 
 COSINE = schedule.cosine(100)
@@ -102,6 +102,55 @@ def test_autoguidance_moves_away_from_the_weaker_model():
     good, bad = exact_gaussian(COSINE, 0.3, 0.2), exact_gaussian(COSINE, 0.0, 0.6)
     x_0 = guided(good, by_weaker_model(good, bad), Guidance(2.0), COSINE, X0())(X, T).x_0
     torch.testing.assert_close(x_0, 2 * good(X, T).x_0 - bad(X, T).x_0)
+
+
+# APG
+
+
+def published(cond, uncond, scale, eta, r, running, beta):
+    """Sadat et al. 2024b, Algorithm 1, of one image as a vector; the running average is returned too."""
+    diff = cond - uncond
+    if beta:
+        diff = running = diff + beta * running
+    diff = diff * min(1.0, r / float(diff.norm()))
+    direction = cond / cond.norm()
+    parallel = (diff @ direction) * direction
+    return cond + (scale - 1) * (diff - parallel + eta * parallel), running
+
+
+def bent(x, t, cond):
+    """An estimate whose difference between labels is of no image's direction."""
+    return Denoised((1.3 * x.flip(-1) * cond["labels"].to(x).reshape(-1, 1, 1, 1)).sin() + 0.2 * x)
+
+
+@pytest.mark.parametrize("eta, r, beta", [(0.0, 1e9, 0.0), (1.0, 1.5, 0.0), (1.0, 1e9, -0.5), (0.3, 1.5, -0.75)])
+def test_apg_is_the_published_algorithm_along_a_walk(eta, r, beta):
+    denoise = cfg(bent, scale=4.0, apg=APG(eta, r, beta))
+    running = torch.zeros(2, 16, dtype=torch.float64)
+    for t in (T, T - 10, T - 10, T - 30):
+        x = X * float(t) / 50
+        made = denoise(x, t, {"labels": LABELS}).x_0.flatten(1)
+        cond, uncond = (bent(x, t, {"labels": y}).x_0.flatten(1) for y in (LABELS, torch.full_like(LABELS, NULL)))
+        for i in range(2):
+            expected, running[i] = published(cond[i], uncond[i], 4.0, eta, r, running[i], beta)
+            torch.testing.assert_close(made[i], expected)
+
+
+def test_momentum_is_an_images_own_and_begins_anew_with_each_walk():
+    def walked(x, labels, denoise):
+        return torch.stack([denoise(x, t, {"labels": labels}).x_0 for t in (T, T / 2, T / 4)])
+
+    denoise, apg = cfg(bent, scale=3.0, apg=APG(momentum=-0.5)), APG(momentum=-0.5)
+    together = walked(X, LABELS, denoise)
+    assert torch.equal(walked(X, LABELS, denoise), together)
+    alone = [walked(X[i : i + 1], LABELS[i : i + 1], cfg(bent, scale=3.0, apg=apg)) for i in range(2)]
+    torch.testing.assert_close(torch.cat(alone, 1), together)
+    plain = walked(X, LABELS, cfg(bent, scale=3.0))
+    assert torch.allclose(together[0], plain[0]) and not torch.allclose(together[1], plain[1])
+
+
+def test_apg_that_changes_nothing_is_plain_guidance_to_the_bit():
+    assert torch.equal(*(cfg(bent, scale=3.0, **k)(X, T, {"labels": LABELS}).x_0 for k in ({"apg": APG()}, {})))
 
 
 # CADS

@@ -64,3 +64,19 @@ def test_the_third_estimate_makes_the_error_smaller(case):
     three, two = (samplers.DPMSolverPP(40, "log_snr_to_1", order=order) for order in (3, 2))
     errors = [(end_of(sampler, noise_schedule) - exact).abs().mean() for sampler in (three, two)]
     assert errors[0] < 0.5 * errors[1]
+
+
+@pytest.mark.parametrize("num_steps", [10, 20])
+@pytest.mark.parametrize("make", [samplers.DPMSolverPP, samplers.UniPC, samplers.DPM2])
+def test_the_spacing_that_a_sampler_favours_is_near_the_best_in_few_steps(case, make, num_steps):
+    """In the Wasserstein distance from the end of the ODE, whose map of numbers is monotone."""
+    noise_schedule = case[0]
+    noise = torch.special.ndtri((torch.arange(501, dtype=torch.float64) + 0.5) / 501)
+
+    def end(sampler):
+        x_T = noise_schedule.prior(noise)
+        return samplers.run(sampler(exact_mixture(noise_schedule), x_T, noise_schedule, None, None)).sort().values
+
+    exact, spacings = end(samplers.Heun(500, "log_snr")), (None, "trailing", "linspace", "karras", "log_snr")
+    off = {spacing: (end(make(num_steps, spacing)) - exact).abs().mean() for spacing in spacings}
+    assert off[None] <= 1.1 * min(off.values())

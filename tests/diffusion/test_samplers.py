@@ -55,7 +55,7 @@ def test_first_step_of_dpm_solver_is_ddim():
     denoise = exact_gaussian(noise_schedule, MEAN, STD)
     first = [
         next(s(denoise, noise(-1), noise_schedule, None, noise)).x
-        for s in (samplers.DDIM(10, "log_snr"), samplers.DPMSolverPP(10))
+        for s in (samplers.DDIM(10, "log_snr"), samplers.DPMSolverPP(10, "log_snr"))
     ]
     torch.testing.assert_close(first[0], first[1], rtol=1e-9, atol=1e-9)
 

@@ -28,6 +28,23 @@ def test_karras_is_linear_in_the_seventh_root_and_log_snr_in_the_log_snr():
         torch.testing.assert_close(steps, steps.mean().expand(19), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("noise_schedule", [LINEAR, EDM, schedule.rectified_flow()], ids=["linear", "edm", "flow"])
+def test_log_snr_by_steps_is_as_fine_as_its_steps_are_many(noise_schedule):
+    for num_steps in (2, 10, 20):
+        times = noise_schedule.times(num_steps, "log_snr_by_steps")
+        level = noise_schedule.level(times[:-1])
+        assert float(level.sigma[-1] / level.alpha[-1]) == pytest.approx(0.4 / num_steps)
+        torch.testing.assert_close(level.log_snr.diff(), level.log_snr.diff().mean().expand(num_steps - 1))
+        assert times[-1] == 0 and times[0] == noise_schedule.times(num_steps, "log_snr")[0]
+    assert torch.equal(noise_schedule.times(500, "log_snr_by_steps"), noise_schedule.times(500, "log_snr"))
+
+
+def test_log_snr_by_steps_walks_half_the_range_of_a_schedule_with_little_noise():
+    faint = schedule.edm(sigma_min=0.001, sigma_max=0.1)
+    times = faint.times(2, "log_snr_by_steps")
+    assert (times.diff() < 0).all() and float(faint.level(times[1]).sigma) == pytest.approx(0.01)
+
+
 def test_levels_without_a_trace_of_signal_are_passed_over():
     cosine = schedule.cosine()
     for spacing in ("karras", "log_snr"):
@@ -63,7 +80,7 @@ FAVOUR = [samplers.DPMSolverPP, samplers.DPMSolverPPSDE, samplers.UniPC, sampler
 
 @pytest.mark.parametrize("make", FAVOUR)
 def test_a_sampler_takes_the_spacing_it_favours_where_the_schedule_has_all_levels(make):
-    assert make(10).spacing_on(LINEAR) == make(10).spacing_on(EDM) == "log_snr"
+    assert make(10).spacing_on(LINEAR) == make(10).spacing_on(EDM) == "log_snr_by_steps"
     assert make(10).spacing_on(ZERO) == "trailing" and make(10, "karras").spacing_on(LINEAR) == "karras"
     assert torch.equal(make(10, "karras", rho=3.0).times(LINEAR), LINEAR.times(10, "karras", 3.0))
     assert samplers.DDIM(10).spacing_on(LINEAR) == "trailing" and samplers.DDIM(10).spacing_on(EDM) == "karras"
@@ -75,7 +92,7 @@ def test_a_list_that_is_no_walk_is_refused(times):
         LINEAR.times(None, times)
 
 
-@pytest.mark.parametrize("spacing", ["karras", "log_snr", "log_snr_to_1"])
+@pytest.mark.parametrize("spacing", ["karras", "log_snr", "log_snr_by_steps", "log_snr_to_1"])
 def test_level_spacings_refuse_an_infinite_level_in_one_line(spacing):
     with pytest.raises(ValueError, match="sampler.spacing=trailing") as caught:
         ZERO.times(10, spacing)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from doubles import exact_gaussian
 
-from ddpm_cli.diffusion import gaussian, losses, schedule, variance
+from ddpm_cli.diffusion import gaussian, losses, samplers, schedule, variance
 
 NOISE = schedule.cosine(100)
 FLOOR = losses.variance_floor(NOISE)
@@ -65,3 +65,32 @@ def test_analytic_is_finite_at_zero_terminal_snr_and_on_scalars():
     estimate = exact_estimate(NOISE, 0.5)
     at, before = zero.level(torch.tensor(100)), zero.level(torch.tensor(99))
     assert variance.Analytic(estimate)(None, at, before, FLOOR).isfinite()
+
+
+def last_std(num_steps, spacing, last_noise):
+    """Of the noise that the ancestral sampler draws last: found by drawing only there, of 1."""
+    sigma = variance.Analytic(exact_estimate(NOISE, 0.5), last_noise)
+    sampler = samplers.Ancestral(num_steps, spacing)
+
+    def before_the_last_step(noise):
+        steps = sampler(exact_gaussian(NOISE, 0.0, 0.5), torch.zeros(1, 1), NOISE, sigma, noise)
+        return [step.x for step in steps][-2]
+
+    assert sampler.times(NOISE)[-1] == 0
+    ones = before_the_last_step(lambda i: torch.full((1, 1), float(i == num_steps - 2)))
+    return float(ones - before_the_last_step(lambda i: torch.zeros(1, 1)))
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "log_snr"])
+def test_the_noise_left_at_t_1_is_at_most_so_many_steps_of_a_pixel(spacing):
+    """E|sigma noise| <= 2/255 y (Bao et al. 2022, Appendix)."""
+    free = last_std(5, spacing, None)
+    noise = torch.randn(10**6, generator=torch.Generator().manual_seed(0))
+    for y in (0.5, 1.0, 2.0):
+        bounded = last_std(5, spacing, y)
+        assert float((bounded * noise).abs().mean()) == pytest.approx(2 / 255 * y, rel=5e-3) and bounded < free
+    assert last_std(5, spacing, 1000.0) == free
+
+
+def test_noise_that_another_estimate_follows_is_not_bounded():
+    assert last_std(5, "trailing", 1.0) == last_std(5, "trailing", None) > 2 / 255 * 2

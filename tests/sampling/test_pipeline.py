@@ -88,6 +88,7 @@ def test_every_sampler_draws_image_k_alike_alone_and_in_a_batch(draw, sampler, m
     [
         ["guidance.scale=3"],
         ["guidance.scale=3", "guidance.interval=[0.2,2]", "guidance.rescale=0.7"],
+        ["guidance.scale=3", "guidance.apg.parallel=0", "guidance.apg.max_norm=0.1", "guidance.apg.momentum=-0.5"],
         ["guidance.cads.noise=0.3"],
         ["guidance.scale=2", "guidance.cads.noise=0.3"],
         ["clip=dynamic"],
@@ -130,6 +131,11 @@ def test_autoguidance_takes_another_checkpoint_also_without_classes(draw, place)
         ("vp", ["guidance.scale=2", "guidance.interval=[2,1]"], "guidance.interval"),
         ("vp", ["guidance.cads.noise=0.1", "guidance.cads.start=0.95"], "guidance.cads.start"),
         ("vp", ["edit=reconstruct", "edit.image=PLACE/photos", "sampler.eta=1"], "sampler.eta=0"),
+        (
+            "vp",
+            ["edit=reconstruct", "edit.image=PLACE/photos", "guidance.scale=2", "guidance.apg.momentum=-0.5"],
+            "guidance.apg.momentum",
+        ),
         ("vp", ["edit=sdedit", "edit.image=PLACE/photos", "edit.strength=0.01"], "edit.strength"),
         ("vp", ["edit=inpaint", "edit.image=PLACE/photos", "edit.mask=PLACE/black.png"], "edit.mask"),
         ("vp", ["edit=sdedit", "edit.image=PLACE/vp.pt"], "edit.image"),
@@ -147,6 +153,7 @@ def test_what_does_not_go_together_is_refused_in_a_line_before_anything_is_drawn
     [
         (["labels=none", "guidance.scale=2"], "labels=none: guidance.scale has no effect"),
         (["labels=none", "guidance.cads.noise=0.1"], "labels=none: guidance.cads has no effect"),
+        (["guidance.apg.parallel=0"], "guidance.scale=1 is no guidance"),
         (["guidance.cads.end=0.8"], "guidance.cads.noise=0 is no noise"),
         (["guidance.scale=2", "guidance.guide_ckpt=PLACE/vp.pt"], "holds the same weights as ckpt"),
         (["sampler.spacing=[50,20,0]"], "sampler.num_steps=3 has no effect: sampler.spacing lists 2 steps"),

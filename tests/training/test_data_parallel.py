@@ -29,6 +29,7 @@ SCENARIOS: dict[str, dict] = {
     "uncertainty": {"weighting": True, "max_grad_norm": 0.1},
     "not finite": {"fault": True},
     "half a gradient": {"half": True},
+    "coupled": {"coupling": "assignment", "micro_batch_size": 3},
 }
 
 

@@ -21,6 +21,7 @@ class Ancestral(GridSampler):
         stds = None
         if not variance.learned:
             stds = (0.5 * variance(None, grid.start, grid.end, floor)).exp().tolist()
+            stds = [min(std, variance.most_at_last) if s == 1 else std for std, s in zip(stds, grid.ends, strict=True)]
 
         def std(i: int, raw: Tensor | None) -> Tensor | float:
             if stds is not None:

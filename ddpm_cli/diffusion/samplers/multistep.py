@@ -39,7 +39,7 @@ class DPMSolverPP(GridSampler):
     num_steps: int | None = 20
     order: int = 2
 
-    favours = "log_snr"
+    favours = "log_snr_by_steps"
     deterministic = True
 
     def __call__(self, denoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise) -> Iterator[SamplerStep]:
@@ -57,7 +57,7 @@ class DPMSolverPPSDE(GridSampler):
     eta: float = 1.0
     order: int = 2
 
-    favours = "log_snr"
+    favours = "log_snr_by_steps"
 
     @property
     def deterministic(self) -> bool:
@@ -131,7 +131,7 @@ class GradientEstimation(GridSampler):
     num_steps: int | None = 20
     gamma: float = 2.0
 
-    favours = "log_snr"
+    favours = "log_snr_by_steps"
     deterministic = True
 
     def __call__(self, denoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise) -> Iterator[SamplerStep]:
@@ -166,7 +166,7 @@ class UniPC(GridSampler):
     num_steps: int | None = 20
     order: int = 2
 
-    favours = "log_snr"
+    favours = "log_snr_by_steps"
     deterministic = True
 
     def __call__(self, denoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise) -> Iterator[SamplerStep]:

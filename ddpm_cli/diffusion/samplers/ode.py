@@ -148,7 +148,7 @@ class DPM2(GridSampler):
     num_steps: int | None = 18
     correct: str = "auto"
 
-    favours = "log_snr"
+    favours = "log_snr_by_steps"
     deterministic = True
 
     def __call__(self, denoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise) -> Iterator[SamplerStep]:
