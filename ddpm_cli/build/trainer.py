@@ -198,6 +198,7 @@ def build_train_step(cfg: Config, parts: Parts, store: Store) -> TrainStep:
         lr=optimizer["lr"],
         warmup_steps=optimizer["warmup_steps"],
         decay=optimizer["decay"],
+        reference_steps=optimizer.get("reference_steps"),
     )
     draws = Draws(seed, batch_size, device)
     return TrainStep(parts.denoiser, parts.loss, parts.timesteps, batches.batch, draws, settings, parts.augment)
