@@ -23,7 +23,7 @@ from ddpm_cli.models.magnitude import (
 )
 from ddpm_cli.models.trunk import check_sides, checked_plan
 
-_RESIDUAL, _ATTENTION, _CLASS = 0.3, 0.3, 0.5  # share of what is added, in mp_sum (Table 6)
+_RESIDUAL, _ATTENTION, _CLASS = 0.3, 0.3, 0.5  # share of what is added, in mp_sum
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Residual(nn.Module):
 
 
 class CosineAttention(nn.Module):
-    """Self-attention over the pixels, added to its input; queries, keys and values are of unit magnitude (Section 2.2)."""
+    """Self-attention over the pixels, added to its input; queries, keys and values are of unit magnitude."""
 
     def __init__(self, channels: int, options: Options) -> None:
         super().__init__()
@@ -158,7 +158,8 @@ class EDM2(Conditional):
         check_sides(shape, self.plan)
 
     def project_weights(self) -> None:
-        """Forced weight normalisation (Section 2.3, Algorithm 1)."""
+        """Forced weight normalisation (config E, Algorithm 1). The paper has it before a training step's forward pass;
+        behind the update it sees the same weights, and a pass that is given up or repeated changes nothing."""
         force_normalised(self)
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = None) -> Tensor:
@@ -186,14 +187,16 @@ class EDM2(Conditional):
                 before = width
 
     def _decoder(self, options: Options) -> Iterator[DecoderBlock]:
-        kept = [self.plan.first, *(block.residual.conv2.weight.shape[0] for block in self.encoder)]
-        below = self.plan.widths[-1]
+        widths, count, below = self.plan.widths, self.plan.blocks_per_level, self.plan.widths[-1]
+        kept = [self.plan.first]  # channels of what the encoder puts out
+        for level, width in enumerate(widths):
+            kept += [widths[level - 1]] * min(level, 1) + [width] * count
         yield DecoderBlock(below, below, options, attention=True)
         yield DecoderBlock(below, below, options)
-        for level, width in reversed(list(enumerate(self.plan.widths))):
-            if level < len(self.plan.widths) - 1:
+        for level, width in reversed(list(enumerate(widths))):
+            if level < len(widths) - 1:
                 yield DecoderBlock(below, below, options, up=True)
-            for _ in range(self.plan.blocks_per_level + 1):
+            for _ in range(count + 1):
                 attention = level in self.plan.attention_levels
                 yield DecoderBlock(below, width, options, kept_channels=kept.pop(), attention=attention)
                 below = width

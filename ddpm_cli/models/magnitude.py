@@ -1,10 +1,12 @@
-"""Layers that keep the magnitude (the root of the mean square) of what goes through them (Karras et al. 2024, B.2).
+"""Layers that keep the magnitude of what goes through them, the root of its mean square (Karras et al. 2024, config G).
 
-Nothing has a bias, and the weights are directions: each vector of them is of unit magnitude wherever it is used, so that
-neither weights nor activations grow in training, whatever its length and learning rate.
+Nothing has a bias, and weights are directions: each vector of them is of unit magnitude wherever it is used, so that
+the learning rate alone says how fast it turns.
 """
 
 import math
+from collections.abc import Callable
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +17,11 @@ _SILU = 0.596  # the magnitude of SiLU of a standard normal
 
 
 def normalised(x: Tensor, *dims: int) -> Tensor:
-    """x with a magnitude of one over these dimensions, all but the first unless others are named (Eq. 30, 68)."""
+    """x with a magnitude of one over these dimensions, all but the first unless others are named."""
     dims = dims or tuple(range(1, x.ndim))
     exact = torch.promote_types(x.dtype, torch.float32)
     norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=exact)
-    size = math.prod(x.shape[dim] for dim in dims)
+    size = math.prod([x.shape[dim] for dim in dims])
     return x / (norm * size**-0.5 + _EPS).to(x.dtype)
 
 
@@ -42,7 +44,7 @@ def mp_cat(a: Tensor, b: Tensor) -> Tensor:
 
 
 class MPConv(nn.Module):
-    """A convolution, or with kernel=None a linear layer, whose weights are normalised on use (Eq. 47, 66): (B, in, H, W)
+    """A convolution, or with kernel=None a linear layer, whose weights are normalised on use (Eq. 47): (B, in, H, W)
     -> (B, out, H, W), or (..., in) -> (..., out)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int | None = None) -> None:
@@ -57,8 +59,8 @@ class MPConv(nn.Module):
 
 
 class MPClassEmbedding(nn.Embedding):
-    """One row a class and one for the null label, num_classes; each feature is normalised over the classes, as that of a
-    linear layer of one-hot labels is."""
+    """One row a class, and one for the null label, num_classes; each feature is normalised over the classes, as that of
+    a linear layer of one-hot labels is."""
 
     def __init__(self, num_classes: int, emb_channels: int) -> None:
         super().__init__(num_classes + 1, emb_channels)
@@ -81,12 +83,21 @@ class MPFourier(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         """time: (B,) real -> (B, channels) float32."""
-        return math.sqrt(2) * torch.cos(time.float()[:, None] * self.frequencies.float() + self.phases.float())
+        return math.sqrt(2) * torch.cos(time.float()[:, None] * self.frequencies + self.phases)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Where a network is converted to another precision, these move along in their own: rounded, a frequency would
+        be another one."""
+        exact = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            setattr(self, name, buffer.to(getattr(self, name).device))
+        return self
 
 
 @torch.no_grad()
 def force_normalised(network: nn.Module) -> None:
-    """Sets the weights of all these layers to a magnitude of one, but for those that are frozen (Section 2.3)."""
+    """Sets the weights of all these layers to a magnitude of one, but for those that are frozen (Eq. 66)."""
     for module in network.modules():
         if isinstance(module, MPConv) and module.weight.requires_grad:
             module.weight.copy_(normalised(module.weight))

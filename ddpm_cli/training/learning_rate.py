@@ -7,13 +7,11 @@ from typing import Any
 DECAYS = ("none", "linear", "cosine", "inverse_sqrt")
 
 
-def factor(
-    step: int, *, num_steps: int, warmup_steps: int, decay: str, reference_steps: int | None = None
-) -> float:
+def factor(step: int, *, num_steps: int, warmup_steps: int, decay: str, reference_steps: int | None = None) -> float:
     """What the base learning rate is multiplied with at `step` (counted from 0): never 0 before the last step.
 
-    reference_steps: where the inverse square root begins to fall (Karras et al. 2024, Eq. 67), None: where the warm-up
-    ends (Vaswani et al. 2017, Section 5.3).
+    reference_steps: where the inverse square root begins to fall (Karras et al. 2024, config E); None: where the
+    warm-up ends (Vaswani et al. 2017, Section 5.3).
     """
     warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     done = max(0, step - warmup_steps) / max(1, num_steps - warmup_steps)
