@@ -71,7 +71,7 @@ def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(place, case):
         "weighting=uncertainty schedule=edm prediction=edm timesteps=log_normal",
         "model=ddpmpp_cifar10 model.dropout=0 training.augment=0.5",
         "optimizer=muon training.freeze=[down_blocks]",
-        "model=edm2_digits model.dropout=0.2 optimizer=edm2 ema=power weighting=uncertainty schedule=edm prediction=edm",
+        "model=edm2_digits model.dropout=0.2 optimizer=edm2 ema=power weighting=uncertainty schedule=edm prediction=v",
         "model=edm2_cifar10 optimizer=muon training.freeze=[encoder] model.checkpointing=true model.head_channels=8",
     ],
 )

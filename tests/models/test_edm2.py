@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ddpm_cli.models.edm2 import EDM2, CosineAttention, DecoderBlock, EncoderBlock, Options, Residual
 from ddpm_cli.models.magnitude import MPClassEmbedding, MPConv, MPFourier, mp_cat, mp_silu, mp_sum, normalised
@@ -200,15 +199,14 @@ def test_settings_are_checked_as_those_of_the_unet(wrong, told):
         EDM2(**TINY | wrong)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trained():
-    """The network and what its blocks make at every fifth step of Adam, of a batch it learns by heart."""
+    """The network after 60 steps of Adam with a batch that it learns by heart, and the losses."""
+    torch.manual_seed(0)
     network = EDM2(**TINY)
     x, time, labels = torch.randn(16, 3, 8, 8), torch.randn(16), torch.arange(16) % 10
-    seen, losses = [], []
-    for block in [network.conv_first, *network.encoder, *network.decoder]:
-        block.register_forward_hook(lambda module, args, out: seen.append(magnitude(out.detach())))
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2, betas=(0.9, 0.99))
+    losses = []
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-2, betas=(0.9, 0.99))
     for _step in range(60):
         loss = (network(x, time, {"labels": labels}) - x).square().mean()
         optimizer.zero_grad()
@@ -216,18 +214,27 @@ def trained():
         optimizer.step()
         network.project_weights()
         losses.append(loss.item())
-    return network, losses, seen
+    return network, losses
 
 
-def test_training_leaves_weights_and_activations_the_size_they_were(trained):
-    network, losses, seen = trained
+def test_weights_stay_of_unit_magnitude_through_training(trained):
+    network, losses = trained
     assert losses[-1] < 0.4 * losses[0]
     assert (rows(network) - 1).abs().max() < 2e-4
-    print(min(seen), max(seen))
+    assert min(abs(float(p.detach())) for p in network.parameters() if p.ndim == 0) > 0  # all gains have opened
+
+
+@torch.no_grad()
+def test_a_trained_layer_keeps_the_magnitude_as_a_fresh_one_does(trained):
+    for name, layer in trained[0].named_modules():
+        if isinstance(layer, MPConv):
+            out = layer(torch.randn(2048, layer.weight.shape[1], *([5, 5] if layer.kernel else [])))
+            inner = out[:, :, 1:-1, 1:-1] if layer.kernel else out
+            assert magnitude(inner) == pytest.approx(1, abs=0.05), name
 
 
 def test_frequencies_stay_what_they_are_in_a_network_of_low_precision():
     network, time = EDM2(**TINY), torch.linspace(-1.5, 1.1, 9)
     expected = network.fourier(time)
     assert torch.equal(network.bfloat16().fourier(time), expected)
-    assert isinstance(network.conv_first, nn.Module) and network.conv_first.weight.dtype == torch.bfloat16
+    assert network.conv_first.weight.dtype == torch.bfloat16

@@ -30,7 +30,7 @@ SCENARIOS: dict[str, dict] = {
     "uncertainty": {"weighting": True, "max_grad_norm": 0.1},
     "not finite": {"fault": True},
     "half a gradient": {"half": True},
-    "edm2": {"network": EDM2, "micro_batch_size": 2, "half": True},
+    "edm2": {"network": EDM2, "micro_batch_size": 4, "half": True},
 }
 
 
