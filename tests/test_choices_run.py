@@ -91,6 +91,9 @@ def test_what_learns_beside_the_network_is_resumed_bit_for_bit(place, choices):
         assert whole["learned"]["timesteps"]["counts"].sum() == 12 * 8
     if "uncertainty" in choices:
         assert whole["learned"]["weighting"]["weight"].abs().sum() > 0
+    if "edm2_digits" in choices:
+        size = whole["network"]["conv_first.weight"].square().mean((1, 2, 3)).sqrt()
+        torch.testing.assert_close(size, torch.ones_like(size), rtol=0, atol=2e-4)
 
 
 def test_a_table_is_kept_in_the_checkpoint(place):
