@@ -71,11 +71,13 @@ def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(place, case):
         "weighting=uncertainty schedule=edm prediction=edm timesteps=log_normal",
         "model=ddpmpp_cifar10 model.dropout=0 training.augment=0.5",
         "optimizer=muon training.freeze=[down_blocks]",
+        "model=edm2_digits model.dropout=0.2 optimizer=edm2 ema=power weighting=uncertainty schedule=edm prediction=v",
+        "model=edm2_cifar10 optimizer=muon training.freeze=[encoder] model.checkpointing=true model.head_channels=8",
     ],
 )
 def test_what_learns_beside_the_network_is_resumed_bit_for_bit(place, choices):
     name = choices.split()[0].replace("=", "_")
-    tiny = [text for text in TINY if "patch_size" not in text] if "ddpmpp" in choices else TINY
+    tiny = [text for text in TINY if "patch_size" not in text] if "model=" in choices else TINY
     arguments = [*tiny, *choices.split(), "training.num_steps=12", "schedule.num_timesteps=20"]
     run("train", *arguments, f"run_dir={name}_whole", cwd=place)
     run("train", *arguments, f"run_dir={name}_parts", "training.stop_at=7", cwd=place)
@@ -89,6 +91,9 @@ def test_what_learns_beside_the_network_is_resumed_bit_for_bit(place, choices):
         assert whole["learned"]["timesteps"]["counts"].sum() == 12 * 8
     if "uncertainty" in choices:
         assert whole["learned"]["weighting"]["weight"].abs().sum() > 0
+    if "edm2_digits" in choices:
+        size = whole["network"]["conv_first.weight"].square().mean((1, 2, 3)).sqrt()
+        torch.testing.assert_close(size, torch.ones_like(size), rtol=0, atol=2e-4)
 
 
 def test_a_table_is_kept_in_the_checkpoint(place):
@@ -130,6 +135,7 @@ def test_measuring_on_more_images_than_there_are_is_said_in_a_few_lines(place):
 
 
 SIZES = {"ddpm": 35_746_307, "improved_ddpm": 52_546_438, "edm": 55_733_891, "v_min_snr": 35_746_307}
+SIZES["edm2_cifar10"] = 54_610_466
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in Path(config_dir(), "experiment").glob("*.yaml")))

@@ -25,7 +25,7 @@ _JOINED = {  # keys of a group that are not arguments of its _target_
     "dataset": {"flip"},
     "representation": {"std"},
     "schedule": {"path", "zero_terminal_snr", "rescale_time"},
-    "optimizer": {"warmup_steps", "decay", "weight_decay_of"},
+    "optimizer": {"warmup_steps", "decay", "reference_steps", "weight_decay_of"},
     "edit": {"image", "sound", "mask", "gap", "to"},
 }
 _PROTOCOLS: dict[str, Any] = {

@@ -52,11 +52,12 @@ def forward_flops(network: nn.Module, shape: tuple[int, ...]) -> int:
     return counter.total
 
 
-def forward(network: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
-    """A pass of one item of zeros, of `shape`."""
+def forward(network: nn.Module, shape: tuple[int, ...], count: int = 1) -> torch.Tensor:
+    """A pass of so many items of zeros, of `shape`."""
     device = next(network.parameters()).device
-    cond = {"labels": torch.zeros(1, dtype=torch.long, device=device)} if null_label(network) is not None else None
-    return network(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device), cond)
+    labels = torch.zeros(count, dtype=torch.long, device=device)
+    cond = {"labels": labels} if null_label(network) is not None else None
+    return network(torch.zeros(count, *shape, device=device), torch.zeros(count, device=device), cond)
 
 
 class _FlopCounter(TorchDispatchMode):

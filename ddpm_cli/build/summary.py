@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from ddpm_cli.build.instantiate import name_of
 from ddpm_cli.build.machine import forward, num_ranks
@@ -50,8 +51,19 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
 def _memory(parts: Parts, cfg: dict[str, Any]) -> float:
     """Bytes of a step, beside torch's own and the data: weights, gradient, two moments and the average in float32, and
     what the graph of the images that go through at once keeps for the backward pass, in the run's precision."""
-    network, kept = parts.denoiser.network, dict[int, int]()
-    weights = {p.untyped_storage()._cdata for p in network.parameters()}
+    training = cfg["training"]
+    at_once = training["micro_batch_size"] if isinstance(training["micro_batch_size"], int) else training["batch_size"]
+    share = min(at_once, training["batch_size"] // num_ranks(cfg, training["batch_size"]))
+    halved = 1 if PRECISIONS[parts.machine.precision] is None else 0.6  # norms keep their input in float32
+    network = parts.denoiser.network
+    one, two = (_kept(network, item_shape(cfg), count) for count in (1, 2))
+    # What is kept of the weights themselves, such as their norms, does not grow with the images.
+    return 5 * sum(p.nbytes for p in network.parameters()) + max(0, 2 * one - two) + share * halved * (two - one)
+
+
+def _kept(network: nn.Module, shape: tuple[int, ...], count: int) -> int:
+    """Bytes that the graph of so many images keeps, beside the weights."""
+    kept, weights = dict[int, int](), {p.untyped_storage()._cdata for p in network.parameters()}
 
     def weigh(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -59,14 +71,10 @@ def _memory(parts: Parts, cfg: dict[str, Any]) -> float:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    training = cfg["training"]
-    at_once = training["micro_batch_size"] if isinstance(training["micro_batch_size"], int) else training["batch_size"]
-    share = min(at_once, training["batch_size"] // num_ranks(cfg, training["batch_size"]))
-    halved = 1 if PRECISIONS[parts.machine.precision] is None else 0.6  # norms keep their input in float32
     with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
-        out = forward(network, item_shape(cfg))
+        out = forward(network, shape, count)
     del out
-    return 5 * sum(p.nbytes for p in network.parameters()) + share * halved * sum(kept.values())
+    return sum(kept.values())
 
 
 def _budget(cfg: dict[str, Any], parts: Parts) -> dict[str, str]:

@@ -199,6 +199,7 @@ def build_train_step(cfg: Config, parts: Parts, store: Store) -> TrainStep:
         warmup_steps=optimizer["warmup_steps"],
         decay=optimizer["decay"],
         coupling=training.get("coupling", "none"),
+        reference_steps=optimizer.get("reference_steps"),
     )
     draws = Draws(seed, batch_size, device)
     return TrainStep(parts.denoiser, parts.loss, parts.timesteps, batches.batch, draws, settings, parts.augment)

@@ -24,6 +24,9 @@ class Network(Protocol):
     def check_input(self, shape: Sequence[int]) -> None:
         """Raise ValueError unless it takes items of `shape` (C, H, W), or (C, L)."""
 
+    def project_weights(self) -> None:
+        """Brings the weights back, in place, to where they must lie; called after every update of them."""
+
     def embed_labels(self, labels: Tensor) -> Tensor:
         """labels: (B,) in 0..num_classes -> (B, E), what cond["embedding"] may replace; CADS and exports ask for it."""
         raise NotImplementedError
@@ -85,7 +88,7 @@ class ClassEmbedding(nn.Embedding):
 class Conditional(nn.Module, Network):
     """What every network here shares: its channels, its classes and the vector that stands for a class."""
 
-    class_embedding: ClassEmbedding | None
+    class_embedding: nn.Embedding | None
 
     def __init__(
         self, in_channels: int, out_channels: int, *, num_classes: int | None, class_conditional: bool

@@ -103,19 +103,7 @@ class Trunk(Conditional):
 
     def check_input(self, shape: Sequence[int]) -> None:
         """Raise ValueError unless items of `shape` (C, H, W), or (C, L) for dims=1, can be halved once a level."""
-        sides = shape[1:]
-        halvings, patch_size = len(self.plan.widths) - 1, self.plan.patch_size
-        factor = patch_size * 2**halvings
-        if all(side % factor == 0 for side in sides):
-            return
-        remedy = math.ceil(max(sides) / factor) * factor
-        setting = {1: f"dataset.num_samples={remedy}", 2: f"dataset.image_size={remedy}"}[len(sides)]
-        which = "height and width" if len(sides) == 2 else "the length"
-        raise ValueError(
-            f"items of {_told(sides)} cannot be halved {halvings} times (model.channel_mult has {halvings + 1} "
-            f"levels, model.patch_size={patch_size}): {which} must be divisible by {factor}; "
-            f"set {setting} or shorten model.channel_mult"
-        )
+        check_sides(shape, self.plan)
 
     def walk(self, x: Tensor, emb: Tensor) -> Tensor:
         """x: (B, in_channels, H, W), emb: (B, E), already through SiLU -> (B, out_channels, H, W)."""
@@ -162,6 +150,23 @@ class Trunk(Conditional):
         if direction == "up":
             return Upsample(width, self.options.dims)
         return Downsample(width, self.options.dims, self.options.downsample_padding)
+
+
+def check_sides(shape: Sequence[int], plan: Plan) -> None:
+    """Raise ValueError unless items of `shape` (C, H, W), or (C, L), can be halved once a level of the plan."""
+    sides = shape[1:]
+    halvings, patch_size = len(plan.widths) - 1, plan.patch_size
+    factor = patch_size * 2**halvings
+    if all(side % factor == 0 for side in sides):
+        return
+    remedy = math.ceil(max(sides) / factor) * factor
+    setting = {1: f"dataset.num_samples={remedy}", 2: f"dataset.image_size={remedy}"}[len(sides)]
+    which = "height and width" if len(sides) == 2 else "the length"
+    raise ValueError(
+        f"items of {_told(sides)} cannot be halved {halvings} times (model.channel_mult has {halvings + 1} "
+        f"levels, model.patch_size={patch_size}): {which} must be divisible by {factor}; "
+        f"set {setting} or shorten model.channel_mult"
+    )
 
 
 def to_patches(x: Tensor, size: int) -> Tensor:

@@ -9,6 +9,7 @@
                       mean over the ranks, so that all hold the same gradient, bit for bit
     clipping          of the whole gradient, to max_grad_norm
     update            by the optimiser, left out if loss or gradient are not finite
+    projection        of the weights to where the network wants them (EDM2: of unit magnitude)
     moving averages   step towards the new weights
     observe           a distribution of times that learns sees which t had which loss
 
@@ -53,6 +54,7 @@ class StepSettings:
     warmup_steps: int
     decay: str
     coupling: str = "none"
+    reference_steps: int | None = None  # of the inverse square root
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class TrainStep:
         limit = float("inf") if self.settings.max_grad_norm is None else self.settings.max_grad_norm
         grad_norm = torch.nn.utils.clip_grad_norm_(_parameters(state), limit)
         self._update(state, grad_norm.isfinite() & losses.total.isfinite().all())
+        state.network.project_weights()  # type: ignore[operator]
         state.step += 1
         for ema in state.emas.values():
             ema.update(state.step)
@@ -155,13 +158,16 @@ class TrainStep:
 
     def lr(self, step: int) -> float:
         """The learning rate of the step that follows `step` steps."""
-        s = self.settings
-        return s.lr * learning_rate.factor(step, num_steps=s.num_steps, warmup_steps=s.warmup_steps, decay=s.decay)
+        return self.settings.lr * learning_rate.factor(step, **self._rate)
 
     def lr_told(self, step: int) -> str | None:
         """What a run that goes on after `step` steps should say of its learning rate, if anything."""
-        s = self.settings
-        return learning_rate.told(s.lr, step, num_steps=s.num_steps, warmup_steps=s.warmup_steps, decay=s.decay)
+        return learning_rate.told(self.settings.lr, step, **self._rate)
+
+    @property
+    def _rate(self) -> dict[str, Any]:
+        names = ("num_steps", "warmup_steps", "decay", "reference_steps")
+        return {name: getattr(self.settings, name) for name in names}
 
     @staticmethod
     def _update(state: TrainState, finite: Tensor) -> None:

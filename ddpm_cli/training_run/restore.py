@@ -38,5 +38,6 @@ def _load_averaged(state: TrainState, init: str, class_names: Sequence[str]) -> 
     names = content.get("data", {}).get("class_names", ())
     weights = transferred(state.network, weights, path, names, class_names)
     load_weights(state.network, weights, path)
+    state.network.project_weights()  # type: ignore[operator]
     for ema in state.emas.values():
         ema.network.load_state_dict(weights)

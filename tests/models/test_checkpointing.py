@@ -6,6 +6,7 @@ from torch import nn
 
 from ddpm_cli.models.ddpmpp import DDPMpp
 from ddpm_cli.models.dit import DiT
+from ddpm_cli.models.edm2 import EDM2
 from ddpm_cli.models.unet import UNet
 
 COMMON = {"in_channels": 2, "out_channels": 2, "num_classes": 3, "class_conditional": True}
@@ -13,6 +14,7 @@ LEVELS = {"channels": 8, "channel_mult": [1, 2], "blocks_per_level": 1, "attenti
 NETWORKS = {
     "unet": lambda **more: UNet(**COMMON, **LEVELS, scale_shift_norm=True, resblock_updown=True, **more),
     "ddpmpp": lambda **more: DDPMpp(**COMMON, **LEVELS, augment_dim=9, **more),
+    "edm2": lambda **more: EDM2(**COMMON, **LEVELS, head_channels=8, **more),
     "dit": lambda **more: DiT(**COMMON, channels=16, depth=3, heads=2, patch_size=2, mlp_ratio=2, **more),
 }
 

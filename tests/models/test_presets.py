@@ -19,6 +19,8 @@ SIZES = {  # image, output channels, classes, parameters, GFLOP an image forward
     "unet_iddpm": ((3, 32, 32), 6, 10, 52_546_438, 17),
     "ddpmpp_cifar10": ((3, 32, 32), 3, 10, 55_733_891, 42.5),
     "unet_adm64": ((3, 64, 64), 6, 1000, 295_904_454, 220),
+    "edm2_digits": ((1, 8, 8), 1, 10, 722_475, 0.038),
+    "edm2_cifar10": ((3, 32, 32), 3, 10, 54_610_466, 44.2),
 }
 
 
@@ -52,6 +54,7 @@ def test_preset_has_its_size(name, preset):
         ("cnn", (3, 7, 13)),
         ("dit_small", (1, 28, 28)),
         ("dit_small", (3, 16, 32)),
+        ("edm2_digits", (1, 8, 12)),
     ],
 )
 @pytest.mark.parametrize("out_factor", [1, 2])
@@ -87,6 +90,7 @@ SHRUNK = {
     "unet_adm64": {"channels": 8, "channel_mult": [1, 2], "attention_levels": [1], "head_channels": 8},
     "ddpmpp_cifar10": {"channels": 8, "channel_mult": [1, 2], "blocks_per_level": 1},
     "dit_small": {"channels": 16, "depth": 1},
+    "edm2_cifar10": {"channels": 16, "channel_mult": [1, 2], "blocks_per_level": 1, "head_channels": 16},
     "cnn": {"channels": [8]},
 }
 

@@ -16,6 +16,7 @@ from ddpm_cli.data.loading.batches import Batches
 from ddpm_cli.data.shapes import shapes
 from ddpm_cli.diffusion import losses, timesteps, weighting
 from ddpm_cli.errors import WorldError
+from ddpm_cli.models.edm2 import EDM2
 from ddpm_cli.system.ranks import Children
 from ddpm_cli.training.data_parallel import SINGLE_RANK, Ranks, micro_batches
 
@@ -30,6 +31,7 @@ SCENARIOS: dict[str, dict] = {
     "not finite": {"fault": True},
     "half a gradient": {"half": True},
     "coupled": {"coupling": "assignment", "micro_batch_size": 3},
+    "edm2": {"network": EDM2, "micro_batch_size": 4, "half": True},
 }
 
 
@@ -126,7 +128,7 @@ def results():
     return found
 
 
-@pytest.mark.parametrize("name", ["whole", "micro-batches", "dropout", "loss_second_moment", "uncertainty"])
+@pytest.mark.parametrize("name", ["whole", "micro-batches", "dropout", "loss_second_moment", "uncertainty", "edm2"])
 def test_three_ranks_make_the_steps_of_one(results, name):
     made, state, _, _ = results[name]
     mine, alone, _ = steps(name)

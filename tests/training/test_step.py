@@ -26,9 +26,9 @@ def store():
     return shapes(num_images=40, seed=0, split="train", channels=1, image_size=8, num_classes=4)
 
 
-def make(store, *, dropout=0.0, optimizer=torch.optim.AdamW, **changes):
+def make(store, *, dropout=0.0, optimizer=torch.optim.AdamW, network=UNet, **changes):
     torch.manual_seed(0)
-    network = UNet(
+    network = network(
         in_channels=1, out_channels=1, num_classes=4, class_conditional=True, channels=8, channel_mult=[1, 2],
         blocks_per_level=1, attention_levels=[1], dropout=dropout,
     )  # fmt: skip
