@@ -7,7 +7,7 @@ from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.diffusion.losses import Loss
 from ddpm_cli.diffusion.timesteps import Timesteps
 
-_MOST_AMPLIFIED = 20.0  # an error of the network, in x_0 out of noise: epsilon's is sigma / alpha, the others' at most 1
+_MOST_AMPLIFIED = 20.0  # the network's error in x_0 out of noise: epsilon's sigma / alpha times, others' at most once
 
 
 def check_objective(denoiser: Denoiser, loss: Loss, timesteps: Timesteps) -> None:
@@ -54,8 +54,9 @@ def _check_one_step(denoiser: Denoiser) -> None:
             "loss=consistency compares t = T with a time of nearly its noise level, and at zero terminal SNR there is "
             "none; choose schedule.zero_terminal_snr=false"
         )
-    end = torch.tensor(schedule.num_timesteps, device="cpu")  # also where a plan is made, without memory
-    amplified = float(denoiser.prediction(schedule.level(end), schedule.level(end - 1))[1].abs())
+    with torch.device("cpu"):  # also where a plan is made, without memory
+        end = torch.tensor(schedule.num_timesteps)
+        amplified = float(denoiser.prediction(schedule.level(end), schedule.level(end - 1))[1].abs())
     if amplified > _MOST_AMPLIFIED:
         raise ValueError(
             f"loss=consistency draws x_0 out of noise in one step, and this prediction's x_0 there has {amplified:.0f} "

@@ -22,8 +22,8 @@ class Consistency(Loss):
 
     with x_r of the same image, noise and dropout as x_t, and t and r short for their sigma / alpha. With
     weighting=epsilon w is the paper's 1 / (t - r). r/t = 1 - n(t) / q^stage (see `step_ratio`) goes to 1 over the
-    stages of the run: at first x_t is denoised, at last the walk of the ODE is learned. Below the noise of t = 1 there is
-    the clean image alone, whose estimate is itself.
+    stages of the run: the larger a step, the more the estimate is of a mean of images, the smaller, of the end of the
+    ODE's walk. Below the noise of t = 1 there is the clean image alone, whose estimate is itself.
     """
 
     weighting: Weighting

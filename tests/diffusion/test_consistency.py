@@ -140,7 +140,8 @@ def test_the_exact_consistency_function_draws_the_data_in_any_number_of_steps(na
         return torch.randn(50_000, 1, generator=torch.Generator().manual_seed(i + 1), dtype=torch.float64)
 
     with torch.no_grad():
-        steps = list(samplers.Consistency(num_steps)(exact, noise_schedule.prior(noise(-1)), noise_schedule, None, noise))
+        x_T = noise_schedule.prior(noise(-1))
+        steps = list(samplers.Consistency(num_steps)(exact, x_T, noise_schedule, None, noise))
     assert [step.index for step in steps] == list(range(num_steps)) and steps[-1].t == 0
     x = steps[-1].x
     assert abs(x.mean() - MEAN) < 0.01 and abs(x.std() / STD - 1) < 0.012

@@ -71,8 +71,8 @@ def _linear(denoise, x, noise, grid: Grid, keep: list[float], gain: list[float],
 
 @dataclass(frozen=True)
 class Consistency(GridSampler):
-    """Each estimate of x_0 noised anew to the next time (Song et al. 2023, Algorithm 1): for models that loss=consistency
-    has tuned, whose first estimate is a drawn image already."""
+    """Each estimate of x_0 noised anew to the next time (Song et al. 2023, Algorithm 1): for models that
+    loss=consistency has tuned, whose first estimate is a drawn image already."""
 
     num_steps: int | None = 2
 
