@@ -24,6 +24,8 @@ REFUSED = {
     "a bound that teaches nothing": ("loss=hybrid", "variance=learned_range"),
     "a weighting that learns nothing": ("loss=variational_bound weighting=uncertainty", "weighting=v"),
     "a variance yet to be measured": ("variance=analytic", "ddpm-analytic"),
+    "a step out of noise that noise is predicted for": ("loss=consistency prediction=epsilon", "prediction=v"),
+    "a level that no other is next to": ("loss=consistency schedule.zero_terminal_snr=true", "zero_terminal_snr=false"),
     "augmentations that are not told": ("training.augment=0.1", "model=ddpmpp_cifar10"),
     "a table that rises": ("schedule=table schedule.path=rising.txt", "schedule.holds=beta"),
     "a table that is not there": ("schedule=table schedule.path=none.txt", "schedule.path"),
@@ -73,6 +75,7 @@ def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(place, case):
         "optimizer=muon training.freeze=[down_blocks]",
         "model=edm2_digits model.dropout=0.2 optimizer=edm2 ema=power weighting=uncertainty schedule=edm prediction=v",
         "model=edm2_cifar10 optimizer=muon training.freeze=[encoder] model.checkpointing=true model.head_channels=8",
+        "loss=consistency sampler=consistency model.dropout=0.2 loss.num_stages=4 training.micro_batch_size=4",
     ],
 )
 def test_what_learns_beside_the_network_is_resumed_bit_for_bit(place, choices):

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ddpm_cli.config.groups import OF_WEIGHTS, chosen_by_experiment
 from ddpm_cli.config.overrides import typed_keys
 
 
@@ -23,3 +24,9 @@ class Context:
     def typed_keys(self) -> list[str]:
         """The keys that were typed; a group's name for a choice."""
         return typed_keys(self.overrides)
+
+    @property
+    def chosen_keys(self) -> list[str]:
+        """The same without an experiment that goes with any network, as one that tunes it does."""
+        groups = chosen_by_experiment(self.choices.get("experiment") or "")
+        return [key for key in self.typed_keys if key != "experiment" or groups is None or groups & OF_WEIGHTS]

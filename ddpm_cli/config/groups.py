@@ -6,6 +6,9 @@ from typing import Any
 
 import yaml
 
+# What a trained network goes with; a data set picks presets of them.
+OF_WEIGHTS = frozenset(("dataset", "model", "schedule", "prediction", "variance"))
+
 
 def config_dir() -> str:
     """The folder of the YAML files: inside the package in a wheel, beside it in a checkout."""
@@ -42,3 +45,14 @@ def primary_groups(config_name: str) -> dict[str, str | None]:
 def primary_keys(config_name: str) -> dict[str, Any]:
     """The part of a command's configuration that is no group: a tree of its keys."""
     return {key: value for key, value in _primary(config_name).items() if key not in ("defaults", "hydra")}
+
+
+def chosen_by_experiment(name: str) -> frozenset[str] | None:
+    """The groups of which an experiment's file chooses an option; None where that stands in other files too."""
+    file = Path(config_dir(), "experiment", f"{name}.yaml")
+    if not file.is_file():
+        return None
+    entries = yaml.safe_load(file.read_text(encoding="utf-8")).get("defaults", [])
+    if not all(isinstance(entry, dict) for entry in entries):
+        return None
+    return frozenset(key.removeprefix("override /") for entry in entries for key in entry)

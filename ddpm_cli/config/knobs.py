@@ -191,6 +191,11 @@ TABLE: dict[str, Rule] = {
     "ema.snapshots": whole(0, 10**4),
     "loss.bound_weight": NOT_NEGATIVE,
     "loss.huber_delta": nullable(POSITIVE),
+    "loss.q": real("a number above 1", lambda value: value > 1),
+    "loss.num_stages": whole(1, 64),
+    "loss.k": NOT_NEGATIVE,
+    "loss.b": POSITIVE,
+    "loss.huber_c": POSITIVE,
     "weighting.gamma": POSITIVE,
     "sampler.num_steps": nullable(whole(1, 10**6)),
     "sampler.spacing": nullable(

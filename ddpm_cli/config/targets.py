@@ -20,7 +20,7 @@ GROUP_MODULES: dict[str, tuple[str, ...]] = {
     "variance": ("ddpm_cli.diffusion.variance",),
     "weighting": ("ddpm_cli.diffusion.weighting",),
     "timesteps": ("ddpm_cli.diffusion.timesteps",),
-    "loss": ("ddpm_cli.diffusion.losses",),
+    "loss": ("ddpm_cli.diffusion.losses", "ddpm_cli.diffusion.consistency"),
     "sampler": ("ddpm_cli.diffusion.samplers",),
     "edit": ("ddpm_cli.diffusion.editing",),
     "features": ("ddpm_cli.evaluation.features.*",),

@@ -1,9 +1,13 @@
 """Which choices cannot be trained together; each refusal names the remedy. (What a prediction needs of its schedule,
 the denoiser checks.)"""
 
+import torch
+
 from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.diffusion.losses import Loss
 from ddpm_cli.diffusion.timesteps import Timesteps
+
+_MOST_AMPLIFIED = 20.0  # the network's error in x_0 out of noise: epsilon's sigma / alpha times, others' at most once
 
 
 def check_objective(denoiser: Denoiser, loss: Loss, timesteps: Timesteps) -> None:
@@ -38,4 +42,23 @@ def check_objective(denoiser: Denoiser, loss: Loss, timesteps: Timesteps) -> Non
         raise ValueError(
             "the variational bound has weights of its own, so the uncertainty would learn nothing; "
             "choose weighting=v or loss=denoising"
+        )
+    if loss.one_step:
+        _check_one_step(denoiser)
+
+
+def _check_one_step(denoiser: Denoiser) -> None:
+    schedule = denoiser.schedule
+    if schedule.zero_terminal_snr:
+        raise ValueError(
+            "loss=consistency compares t = T with a time of nearly its noise level, and at zero terminal SNR there is "
+            "none; choose schedule.zero_terminal_snr=false"
+        )
+    with torch.device("cpu"):  # also where a plan is made, without memory
+        end = torch.tensor(schedule.num_timesteps)
+        amplified = float(denoiser.prediction(schedule.level(end), schedule.level(end - 1))[1].abs())
+    if amplified > _MOST_AMPLIFIED:
+        raise ValueError(
+            f"loss=consistency draws x_0 out of noise in one step, and this prediction's x_0 there has {amplified:.0f} "
+            "times the network's error; choose prediction=v, x0, edm or flow, for the model that is tuned too"
         )

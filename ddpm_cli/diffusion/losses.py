@@ -37,8 +37,13 @@ class Loss(Protocol):
     weighting: Weighting
     uses_bound: bool = False  # trains on the variational bound, so that it can teach a variance but needs every t
     trains_mean_by: Literal["weighting", "bound"] = "weighting"  # what reaches the estimate of x_0
+    one_step: bool = False  # asks for x_0 out of noise in one step
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> LossTerms: ...
+
+    def at(self, progress: float) -> "Loss":
+        """The loss of the step before which `progress`, in [0, 1), of the run's steps were made."""
+        return self
 
 
 def mean_flat(x: Tensor) -> Tensor:

@@ -188,6 +188,7 @@ class TrainStep:
         """The losses of the rank's rows, of which each `every`-th takes part."""
         step, settings, parts = state.step, self.settings, []
         dropped = self.draws.dropped(step, settings.label_dropout)
+        loss = self.loss.at(step / settings.num_steps)
         noise: Tensor | None = None
         most = min(settings.micro_batch_size, settings.batch_size // self.ranks.world)  # that a rank has at once
         micro = list(micro_batches(settings.batch_size, most, ranks.rank, ranks.world))
@@ -205,7 +206,7 @@ class TrainStep:
             self.draws.seed_dropout(step, part)
             last = (part, block) == micro[-1]
             with contextlib.nullcontext() if last else ranks.apart():
-                terms = self.loss(self.denoiser, x_0, cond, t[rows], noise[rows])
+                terms = loss(self.denoiser, x_0, cond, t[rows], noise[rows])
                 # Each micro-batch adds its share of the mean over the rank's rows, so the gradient does not depend on
                 # its size, and the mean over the ranks is that over the global batch.
                 share = state.scaler.scale((importance[rows] * terms.total).sum() / count)

@@ -102,7 +102,7 @@ def run_training(cfg: Config, context: Context) -> float:
     place = place_of(os.environ)
     if cfg["dry_run"]:
         if place is None or place.rank == 0:
-            plan = describe(with_values_found(cfg, context.typed_keys))
+            plan = describe(with_values_found(cfg, context.chosen_keys))
             print("\n".join(f"{key}: {value}" for key, value in plan.items()))
         return math.nan
     if place is not None and place.rank > 0:
@@ -139,7 +139,7 @@ def _opened(cfg: Config, context: Context) -> Iterator[Opened]:
     """
     found = context.checkpoint
     if found is None:
-        cfg = with_values_found(cfg, context.typed_keys)
+        cfg = with_values_found(cfg, context.chosen_keys)
         new = build_parts(cfg), ranks_for(cfg)
         run = RunDir.create(context.run_dir, context.record)
     else:

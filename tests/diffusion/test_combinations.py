@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddpm_cli.diffusion import losses, prediction, schedule, timesteps, variance, weighting
+from ddpm_cli.diffusion import consistency, losses, prediction, schedule, timesteps, variance, weighting
 from ddpm_cli.diffusion.compatibility import check_objective
 from ddpm_cli.diffusion.denoiser import Denoiser
 
@@ -37,6 +37,7 @@ WEIGHTINGS = [
 ]  # fmt: skip
 LOSSES = [
     losses.Denoising, lambda w: losses.Denoising(w, huber_delta=0.5), losses.VariationalBound, losses.Hybrid,
+    consistency.Consistency,
 ]  # fmt: skip
 VARIANCES = [
     variance.FixedSmall(), variance.FixedLarge(), variance.LearnedRange(), variance.Learned(), variance.Analytic(None),

@@ -43,6 +43,14 @@ def test_a_budget_takes_the_network_of_the_weights(source, tmp_path):
     assert parameters[0] in done.stdout.splitlines()
 
 
+def test_an_experiment_that_tunes_any_network_takes_that_of_the_weights(trained, tmp_path):
+    folder = trained(*TINY, "prediction=x0", *OTHER[1:])
+    cfg = yaml.safe_load((folder / "config.yaml").read_text())
+    new = begun(tmp_path, f"init={folder}", "experiment=consistency")
+    assert {group: new[group] for group in GROUPS} == {group: cfg[group] for group in GROUPS}
+    assert new["loss"]["_target_"].endswith(".Consistency")
+
+
 def test_an_experiment_is_typed(source, tmp_path):
     folder, _ = source
     line = (f"init={folder}", "experiment=digits_quick", "run_dir=other")

@@ -17,7 +17,7 @@ from ddpm_cli.diffusion.samplers.base import (
     grid_of,
     run,
 )
-from ddpm_cli.diffusion.samplers.ddpm import DDIM, Ancestral, DDIMInversion
+from ddpm_cli.diffusion.samplers.ddpm import DDIM, Ancestral, Consistency, DDIMInversion
 from ddpm_cli.diffusion.samplers.multistep import DPMSolverPP, DPMSolverPPSDE, GradientEstimation, UniPC
 from ddpm_cli.diffusion.samplers.ode import DPM2, ChurnedHeun, Euler, Heun
 
@@ -27,6 +27,7 @@ __all__ = [
     "Ancestral",
     "BoundDenoise",
     "ChurnedHeun",
+    "Consistency",
     "DDIMInversion",
     "DPMSolverPP",
     "DPMSolverPPSDE",

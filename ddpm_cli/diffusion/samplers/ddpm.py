@@ -1,4 +1,4 @@
-"""Samplers of the DDPM family: ancestral, DDIM and its inversion."""
+"""Samplers of the DDPM family: ancestral, DDIM and its inversion, multistep consistency."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,6 +68,21 @@ def _linear(denoise, x, noise, grid: Grid, keep: list[float], gain: list[float],
         if std[i] > 0:
             x.add_(noise(i), alpha=std[i])
         yield SamplerStep(i, s, x, x_0)
+
+
+@dataclass(frozen=True)
+class Consistency(GridSampler):
+    """Each estimate of x_0 noised anew to the next time (Song et al. 2023, Algorithm 1): for models that
+    loss=consistency has tuned, whose first estimate is a drawn image already."""
+
+    num_steps: int | None = 2
+
+    favours = "trailing"
+
+    def __call__(self, denoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise) -> Iterator[SamplerStep]:
+        grid = self.grid(schedule)
+        none = [0.0] * len(grid.end.alpha)
+        return _linear(denoise, x_T, noise, grid, none, grid.end.alpha.tolist(), grid.end.sigma.tolist())
 
 
 @dataclass(frozen=True)
