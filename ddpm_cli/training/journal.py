@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import re
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from ddpm_cli.errors import WorldError
 from ddpm_cli.system.files import write_text
 from ddpm_cli.system.memory import peak_bytes
+from ddpm_cli.system.progress import progress_bar
 
 log = logging.getLogger("ddpm_cli")
 
@@ -81,9 +80,7 @@ class Journal(NoJournal):
         self._metrics_path = folder / "metrics.jsonl"
         self._open_metrics(start_step)
         self.board = Board(folder / "tensorboard", start_step)
-        self._terminal = sys.stderr.isatty()
-        hidden = not self._terminal
-        self._bar = tqdm(total=num_steps, initial=start_step, unit="step", disable=hidden, dynamic_ncols=True)
+        self._bar = progress_bar(total=num_steps, initial=start_step, unit="step", dynamic_ncols=True)
         self._began, self._spoke = time.perf_counter(), -_PLAIN_EVERY
 
     def __enter__(self) -> "Journal":
@@ -113,7 +110,7 @@ class Journal(NoJournal):
         speed = values["images_per_second"]
         self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:,.0f} images/s")
         now = time.perf_counter()
-        if not self._terminal and (now - self._spoke > _PLAIN_EVERY or step == self.num_steps):
+        if self._bar.disable and (now - self._spoke > _PLAIN_EVERY or step == self.num_steps):
             left = (now - self._began) / max(step - self.start_step, 1) * (self.num_steps - step)
             told = (step, self.num_steps, values["loss"], speed, _clock(left))
             log.info("step %d/%d  loss %.4f  %.0f images/s  %s left", *told)

@@ -27,6 +27,7 @@ from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.media.base import Medium
 from ddpm_cli.system.files import sync
 from ddpm_cli.system.lock import lock
+from ddpm_cli.system.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -148,10 +149,8 @@ def _write_items(
 
     Plain writes rather than a writable map: a full disk is then an error, where the map would die of SIGBUS.
     """
-    from tqdm import tqdm
-
     count, labels, content = 0, [], hashlib.sha256()
-    bar = tqdm(total=shape[0], unit="item", desc=f"preparing {path.parent.parent.name}", disable=None)
+    bar = progress_bar(total=shape[0], unit="item", desc=f"preparing {path.parent.parent.name}")
     with bar, open(path, "wb") as file:
         _write_header(file, shape, dtype)
         for items, item_labels in blocks:
