@@ -63,7 +63,7 @@ def run_installed(python, command, *argv, cwd):
 def test_the_wheel_holds_the_package_and_every_configuration(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert [f"ddpm_cli/{name}" for name in CONFIGS if f"ddpm_cli/{name}" not in names] == []
-    assert "ddpm_cli/train.py" in names
+    assert "ddpm_cli/train.py" in names and "ddpm_cli/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert [name for name in names if name.startswith(("tests", "scripts", "configs", "outputs"))] == []
 

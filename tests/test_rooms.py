@@ -40,8 +40,13 @@ ROOMS = {
         "a run around the loop",
         "errors system media data diffusion config run_dir formats results training build sampling evaluation",
     ),
+    "api": (
+        "the commands as functions",
+        "errors system diffusion config cli build sampling training_run",
+    ),
     **dict.fromkeys(
-        DOORS, ("a command line in, an exit code out", "cli config build sampling evaluation training_run report_page")
+        DOORS,
+        ("a command line in, an exit code out", "cli config build sampling evaluation training_run report_page api"),
     ),
 }
 KNOWS_HYDRA = {*DOORS, "cli", "config"}

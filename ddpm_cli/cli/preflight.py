@@ -56,6 +56,16 @@ def accepted(line: Line, *, first: bool = True) -> Iterator[Accepted]:
         yield _accepted(line, composer, [*remembered, *line.overrides], config_dir, checkpoint, first)
 
 
+def settings_of(command: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """What overrides amount to, plain and checked as those of a command line are, but for the files they name."""
+    for text in overrides:
+        check_form(text, command)
+    with Composer.opened(command) as composer:
+        for text in overrides:
+            check_group(parse_override(text), composer)
+        return _checked_job(list(overrides), composer, complete=True)[1]
+
+
 def _accepted(
     line: Line,
     composer: Composer,
