@@ -1,6 +1,6 @@
 """Checkpoints that this version must read for ever: one of each format, written when that format was new.
 
-`python tests/test_kept.py` writes those of the format of now, when it is another one; a kept file is never written anew.
+`python tests/test_kept.py` writes those of the format of now, when it is another; a kept file is never written anew.
 """
 
 import shutil
