@@ -14,6 +14,7 @@ from ddpm_cli.cli.output_checks import check_output, check_writable
 from ddpm_cli.cli.override_checks import check_form, check_group, check_key, is_choice, jobs
 from ddpm_cli.config.check import check_budget, check_hydras_keys, checked
 from ddpm_cli.config.compose import Composer, plain
+from ddpm_cli.config.extras import check_trackers
 from ddpm_cli.config.groups import primary_keys
 from ddpm_cli.config.messages import shown
 from ddpm_cli.config.overrides import parse_override
@@ -88,6 +89,8 @@ def _accepted(
         cfg, config = _checked_job(job, composer, complete=not showing and run is None)
         if run is None:  # a stored budget has been spent; a new one is refused when the run is opened
             check_budget(config, line.overrides)
+        if not showing:
+            check_trackers(config)
         found[tuple(text for text in job if not text.startswith("hydra"))] = config  # as Hydra tells a job of them
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     typed = tree.get(config, "run_dir") or tree.get(config, "out_dir")

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ddpm_cli.config.durations import EXAMPLES, seconds_of
+from ddpm_cli.config.extras import EXTRA_TRACKERS
 from ddpm_cli.config.rules import ANYTHING, Rule, either, list_of, matching, nullable, one_of, real, refuse, whole
 
 FLAG = one_of(True, False)
@@ -68,6 +69,11 @@ TABLE: dict[str, Rule] = {
     "budget": DURATION,
     "ckpt": PATH,
     "trust": list_of(PACKAGE),
+    "trackers": list_of(one_of("tensorboard", *EXTRA_TRACKERS)),
+    "tracking.project": matching("a name of one line", r"[^\s].{0,127}"),
+    "tracking.entity": matching("a name of one line", r"[^\s].{0,127}"),
+    "tracking.mode": one_of("online", "offline"),
+    "tracking.uri": PATH,
     "training.num_steps": COUNT,
     "training.batch_size": whole(1, 2**20),
     "training.micro_batch_size": either(one_of("auto"), whole(1, 2**20)),
