@@ -57,7 +57,7 @@ TORCH_FREE |= {f"system.{name}" for name in ("signals", "launch_env", "lock", "f
 HEAVY = {"torch", "torchvision", "numpy", "sklearn", "tensorboard"}
 # What may be asked whether it has a name: an option's own code (in one place), other packages, the operating system.
 ASKED = {"build.instantiate", "config.targets", "data.prepare.cache", "data.prepare.download", "data.prepare.pool"}
-ASKED |= {"data.torchvision_sets", "system.precision", "system.signals"}
+ASKED |= {"data.published", "data.torchvision_sets", "system.precision", "system.signals"}
 FILELESS = {"hydra", "omegaconf", "tensorboard", "os", "pathlib", "shutil", "tempfile", "io", "tqdm", "yaml"}
 
 

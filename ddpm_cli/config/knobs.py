@@ -97,7 +97,8 @@ TABLE: dict[str, Rule] = {
     "*.tolerance": real("a number from 1e-10 to 0.1", lambda value: 1e-10 <= value <= 0.1),
     "dataset.root": PATH,
     "dataset.cache": PATH,
-    "dataset.split": one_of("train", "test", "all"),
+    "dataset.name": TEXT,
+    "dataset.split": one_of("train", "test", "all", "val", "trainval"),
     "dataset.channels": whole(1, 1024),  # each set says which of these it has; those of images: 1 or 3
     "dataset.image_size": either(_SIDE, list_of(_SIDE, length=2)),  # [height, width] of sets that are not square
     "dataset.images": TEXT,

@@ -65,8 +65,7 @@ def prepare(
     `fill` may yield fewer than `num_items`. It is called under a lock: of several runs one prepares, the others wait.
     A set becomes visible only when it is whole and on disk, whatever kills the run that prepares it.
     """
-    name = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "data"
-    final = cache_dir / f"{name}-{fingerprint(key)}"
+    final = _place(cache_dir, name, key)
     store = load_prepared(final, other)
     if store is not None:  # needs no lock, and no right to write
         return store
@@ -93,6 +92,16 @@ def prepare(
     store = load_prepared(final, other)
     assert store is not None, f"{final} was just written and does not load"
     return store
+
+
+def find_prepared(cache_dir: Path, name: str, key: dict[str, Any]) -> Store | None:
+    """The set if `prepare` has made it: for those whose size is known once their files are there."""
+    return load_prepared(_place(cache_dir, name, key))
+
+
+def _place(cache_dir: Path, name: str, key: dict[str, Any]) -> Path:
+    name = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "data"
+    return cache_dir / f"{name}-{fingerprint(key)}"
 
 
 def load_prepared(path: Path, other: Medium | None = None) -> Store | None:
