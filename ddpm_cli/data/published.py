@@ -21,7 +21,8 @@ from ddpm_cli.media.image_files import pixels_of, sides
 log = logging.getLogger("ddpm_cli")
 
 _ELSEWHERE = {name: f"dataset={name}" for name in ("mnist", "fashion_mnist", "cifar10", "cifar100", "svhn")}
-_SIXTH: dict[str, dict[str, Any]] = {"all": {}, "train": {}, "test": {}}  # of a set in one piece; test is every sixth image, train the rest
+# Of a set in one piece: test is every sixth image, train the rest.
+_SIXTH: dict[str, dict[str, Any]] = {"all": {}, "train": {}, "test": {}}
 _BOTH = {"train": {"train": True}, "test": {"train": False}}
 
 
