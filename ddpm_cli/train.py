@@ -1,6 +1,9 @@
 """ddpm-train: train the denoiser that the configuration describes."""
 
 import logging
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ddpm_cli.cli.main import Command
@@ -17,6 +20,18 @@ def train(cfg: dict[str, Any], context: Context) -> float | None:
 
     return run_training(cfg, context)
 
+
+class _CalledAsTheFunction(ModuleType):
+    """`from ddpm_cli import train` is api.train, unless this module was imported before and stands there in its place:
+    so it can be called alike."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Path:
+        from ddpm_cli.api import train
+
+        return train(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CalledAsTheFunction
 
 main = Command("train", train)  # the console script
 

@@ -63,7 +63,7 @@ def run_installed(python, command, *argv, cwd):
 def test_the_wheel_holds_the_package_and_every_configuration(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert [f"ddpm_cli/{name}" for name in CONFIGS if f"ddpm_cli/{name}" not in names] == []
-    assert "ddpm_cli/train.py" in names
+    assert "ddpm_cli/train.py" in names and "ddpm_cli/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert [name for name in names if name.startswith(("tests", "scripts", "configs", "outputs"))] == []
 
@@ -96,10 +96,12 @@ def test_a_checkout_works_from_any_folder(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_version_stands_in_two_places_and_is_the_same():
+def test_the_version_stands_in_three_places_and_is_the_same():
     import ddpm_cli
 
     assert PYPROJECT["project"]["version"] == ddpm_cli.__version__
+    released = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[0] == ddpm_cli.__version__
 
 
 # Pinned versions and the checks before a commit

@@ -40,8 +40,13 @@ ROOMS = {
         "a run around the loop",
         "errors system media data diffusion config run_dir formats results training build sampling evaluation",
     ),
+    "api": (
+        "the commands as functions",
+        "errors system diffusion config cli build sampling training_run",
+    ),
     **dict.fromkeys(
-        DOORS, ("a command line in, an exit code out", "cli config build sampling evaluation training_run report_page")
+        DOORS,
+        ("a command line in, an exit code out", "cli config build sampling evaluation training_run report_page api"),
     ),
 }
 KNOWS_HYDRA = {*DOORS, "cli", "config"}
@@ -52,7 +57,7 @@ TORCH_FREE |= {f"system.{name}" for name in ("signals", "launch_env", "lock", "f
 HEAVY = {"torch", "torchvision", "numpy", "sklearn", "tensorboard"}
 # What may be asked whether it has a name: an option's own code (in one place), other packages, the operating system.
 ASKED = {"build.instantiate", "config.targets", "data.prepare.cache", "data.prepare.download", "data.prepare.pool"}
-ASKED |= {"data.torchvision_sets", "system.precision", "system.signals"}
+ASKED |= {"data.published", "data.torchvision_sets", "system.precision", "system.signals"}
 FILELESS = {"hydra", "omegaconf", "tensorboard", "os", "pathlib", "shutil", "tempfile", "io", "tqdm", "yaml"}
 
 

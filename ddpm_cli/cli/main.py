@@ -130,19 +130,9 @@ class Command:
         Hydra would make the folder and its record before the work begins; here the work makes them when nothing is
         left that could be refused (see RunDir and Context.record).
         """
-        cfg = found.cfg.copy()
+        cfg, context = found.cfg.copy(), context_of(line, found, began)
         with read_write(cfg), open_dict(cfg):
-            cfg.hydra.run.dir = str(found.folder)
             cfg.hydra.runtime.output_dir = str(found.folder)
-        context = Context(
-            run_dir=found.folder,
-            overrides=[text for text in line.overrides if not text.startswith("hydra")],
-            choices=_choices(cfg),
-            began=began,
-            checkpoint=found.checkpoint,
-            record=_record(cfg),
-        )
-        with read_write(cfg), open_dict(cfg):
             cfg.hydra.run.dir, cfg.hydra.output_subdir = ".", None
             if rank_of(os.environ):  # one log is enough
                 cfg.hydra.job_logging = {"version": 1, "root": None, "disable_existing_loggers": False}
@@ -164,7 +154,7 @@ class Command:
             sweep = sweep_of(found.folder)  # a job that was resumed by itself
             if sweep is not None and rank_of(os.environ) == 0:
                 _summarize(sweep)
-        _report_on(found)
+        report_on_run(found)
         if failure:
             raise failure[0]
 
@@ -184,7 +174,7 @@ class Command:
                 if (picture := found.folder / PICTURE).exists():
                     print(f"plot: {picture}")
                 print(found.folder, flush=True)
-                _report_on(found)
+                report_on_run(found)
 
     def _run_hydra(self, line: Line, overrides: list[str]) -> None:
         """Hydra's own program on these overrides and the flags that were typed."""
@@ -245,7 +235,23 @@ def _summarize(sweep: Path) -> Table | None:
         return None
 
 
-def _report_on(found: Accepted) -> None:
+def context_of(line: Line, found: Accepted, began: float) -> Context:
+    """Of a single run."""
+    cfg = found.cfg.copy()
+    with read_write(cfg), open_dict(cfg):
+        cfg.hydra.run.dir = str(found.folder)
+        cfg.hydra.runtime.output_dir = str(found.folder)
+    return Context(
+        run_dir=found.folder,
+        overrides=[text for text in line.overrides if not text.startswith("hydra")],
+        choices=_choices(cfg),
+        began=began,
+        checkpoint=found.checkpoint,
+        record=_record(cfg),
+    )
+
+
+def report_on_run(found: Accepted) -> None:
     """Writes the page of what was run, where that was asked for."""
     if found.config.get("report") and rank_of(os.environ) == 0:
         from ddpm_cli.report_page.run import report_on  # Pillow: a fifth of a second

@@ -14,6 +14,7 @@ from ddpm_cli.cli.output_checks import check_output, check_writable
 from ddpm_cli.cli.override_checks import check_form, check_group, check_key, is_choice, jobs
 from ddpm_cli.config.check import check_budget, check_hydras_keys, checked
 from ddpm_cli.config.compose import Composer, plain
+from ddpm_cli.config.extras import check_trackers
 from ddpm_cli.config.groups import primary_keys
 from ddpm_cli.config.messages import shown
 from ddpm_cli.config.overrides import parse_override
@@ -56,6 +57,16 @@ def accepted(line: Line, *, first: bool = True) -> Iterator[Accepted]:
         yield _accepted(line, composer, [*remembered, *line.overrides], config_dir, checkpoint, first)
 
 
+def settings_of(command: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """What overrides amount to, plain and checked as those of a command line are, but for the files they name."""
+    for text in overrides:
+        check_form(text, command)
+    with Composer.opened(command) as composer:
+        for text in overrides:
+            check_group(parse_override(text), composer)
+        return _checked_job(list(overrides), composer, complete=True)[1]
+
+
 def _accepted(
     line: Line,
     composer: Composer,
@@ -78,6 +89,8 @@ def _accepted(
         cfg, config = _checked_job(job, composer, complete=not showing and run is None)
         if run is None:  # a stored budget has been spent; a new one is refused when the run is opened
             check_budget(config, line.overrides)
+        if not showing:
+            check_trackers(config)
         found[tuple(text for text in job if not text.startswith("hydra"))] = config  # as Hydra tells a job of them
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     typed = tree.get(config, "run_dir") or tree.get(config, "out_dir")

@@ -41,8 +41,13 @@ class Composer:
     ) -> Iterator["Composer"]:
         """A composer for a command line, in a Hydra that lasts as long as the context."""
         folder = os.path.abspath(config_path) if config_path else config_dir()
-        with initialize_config_dir(config_dir=folder, job_name=command, version_base="1.3"):
-            yield cls(command, config_name, search_path)
+        another = GlobalHydra.instance().hydra  # of the program that calls us as a library
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(config_dir=folder, job_name=command, version_base="1.3"):
+                yield cls(command, config_name, search_path)
+        finally:
+            GlobalHydra.instance().hydra = another
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ddpm_cli.config.durations import EXAMPLES, seconds_of
+from ddpm_cli.config.extras import EXTRA_TRACKERS
 from ddpm_cli.config.rules import ANYTHING, Rule, either, list_of, matching, nullable, one_of, real, refuse, whole
 
 FLAG = one_of(True, False)
@@ -68,6 +69,11 @@ TABLE: dict[str, Rule] = {
     "budget": DURATION,
     "ckpt": PATH,
     "trust": list_of(PACKAGE),
+    "trackers": list_of(one_of("tensorboard", *EXTRA_TRACKERS)),
+    "tracking.project": matching("a name of one line", r"[^\s].{0,127}"),
+    "tracking.entity": matching("a name of one line", r"[^\s].{0,127}"),
+    "tracking.mode": one_of("online", "offline"),
+    "tracking.uri": PATH,
     "training.num_steps": COUNT,
     "training.batch_size": whole(1, 2**20),
     "training.micro_batch_size": either(one_of("auto"), whole(1, 2**20)),
@@ -92,7 +98,8 @@ TABLE: dict[str, Rule] = {
     "*.tolerance": real("a number from 1e-10 to 0.1", lambda value: 1e-10 <= value <= 0.1),
     "dataset.root": PATH,
     "dataset.cache": PATH,
-    "dataset.split": one_of("train", "test", "all"),
+    "dataset.name": TEXT,
+    "dataset.split": one_of("train", "test", "all", "val", "trainval"),
     "dataset.channels": whole(1, 1024),  # each set says which of these it has; those of images: 1 or 3
     "dataset.image_size": either(_SIDE, list_of(_SIDE, length=2)),  # [height, width] of sets that are not square
     "dataset.images": TEXT,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm_cli.data import arrays, audio_folder, image_folder, parquet
+from ddpm_cli.data import arrays, audio_folder, image_folder, parquet, published
 from ddpm_cli.data.prepare.listing import IMAGES
 from ddpm_cli.data.prepare.tables import ENDINGS
 from ddpm_cli.errors import UserError
@@ -13,7 +13,7 @@ FOUND = ("num_classes", "channels", "image_size", "dtype", "range")  # what may 
 OPEN_VALUES = (None, "each")  # each: of a range, each channel's own
 _ASKED: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     f"{module.__name__}.{module.__name__.rpartition('.')[2]}": module.found
-    for module in (arrays, audio_folder, image_folder, parquet)
+    for module in (arrays, audio_folder, image_folder, parquet, published)
 }
 
 

@@ -15,6 +15,7 @@ from ddpm_cli.evaluation.cache import kept
 from ddpm_cli.evaluation.features.base import Extracted, Features
 from ddpm_cli.evaluation.metrics import Score, score
 from ddpm_cli.seeding import generator
+from ddpm_cli.system.progress import progress_bar
 
 _ORDER = 0x0EFA7001  # stream of this module
 _FORMAT = 1  # raise it when the same key would give other features
@@ -91,10 +92,8 @@ def _first(some: Reference, n: int) -> Extracted:
 
 
 def _extracted(store: Store, features: Features, rows: Tensor) -> dict[str, np.ndarray]:
-    from tqdm import tqdm
-
     parts = []
-    with tqdm(total=len(rows), unit="img", desc=f"features of {store.name}", disable=None) as bar:
+    with progress_bar(total=len(rows), unit="img", desc=f"features of {store.name}") as bar:
         for some in rows.split(_BATCH):
             parts.append(features(store.to_file(store.items[some])))
             bar.update(len(some))

@@ -41,11 +41,16 @@ def decode(file: File, channels: int, size: Size, dtype: str = "uint8") -> np.nd
             tile: Any = image.tile if isinstance(image, ImageFile.ImageFile) else ()
             if tile and ";16" in str(tile[0][3]):
                 _told_of_rounding()
-            pixels = np.asarray(_covering(_plain(image, channels), height, width))
+            return pixels_of(image, channels, size)
     except (DecodeError, UserError):
         raise
     except Exception as error:  # Pillow's plugins raise anything: OSError, SyntaxError, struct.error, ValueError ...
         raise DecodeError(_reason(error, file)) from error
+
+
+def pixels_of(image: Image.Image, channels: int, size: Size) -> np.ndarray:
+    """As decode, in uint8, of an image that is open."""
+    pixels = np.asarray(_covering(_plain(image, channels), *sides(size)))
     return np.ascontiguousarray(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None])
 
 

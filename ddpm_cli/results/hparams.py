@@ -1,4 +1,4 @@
-"""What TensorBoard's HParams compares runs by."""
+"""What TensorBoard's HParams, and other trackers, compare runs by."""
 
 import json
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from ddpm_cli.run_dir.hydra_record import INVOCATION_KEYS
 from ddpm_cli.system import tree
 
 _WHERE = ("root", "cache", "download")  # of a data set: where it is, not what it is
+_TOLD = ("trackers", "tracking")  # where these figures go
 
 
 def hparams(cfg: Mapping[str, Any], choices: Mapping[str, str | None]) -> dict[str, bool | float | str]:
@@ -17,8 +18,9 @@ def hparams(cfg: Mapping[str, Any], choices: Mapping[str, str | None]) -> dict[s
     found: dict[str, bool | float | str] = {}
     found |= {group: option for group, option in choices.items() if option is not None and "/" not in group}
     for key, value in tree.leaves(dict(cfg), into=(dict,)):
-        last = key.rpartition(".")[2]
-        if value is None or key in INVOCATION_KEYS or last in _WHERE or last.startswith("_") or key in found:
+        first, last = key.split(".")[0], key.rpartition(".")[2]
+        where = key in INVOCATION_KEYS or first in _TOLD or last in _WHERE
+        if value is None or where or last.startswith("_") or key in found:
             continue
         if isinstance(value, list):
             value = json.dumps(value, separators=(",", ":"))

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ddpm_cli.build.load import Trained, load_trained
 from ddpm_cli.build.machine import placed
@@ -24,6 +23,7 @@ from ddpm_cli.diffusion.denoiser import Cond, clipped
 from ddpm_cli.run_dir import checkpoint
 from ddpm_cli.run_dir.find import find_checkpoint
 from ddpm_cli.seeding import generator
+from ddpm_cli.system.progress import progress_bar
 
 log = logging.getLogger("ddpm_cli")
 _NOISE = 301  # name of the stream of random numbers
@@ -75,7 +75,7 @@ def _batches(cfg: dict[str, Any], trained: Trained, device: torch.device) -> Ite
 
 def _told(batches: Iterator[tuple[Tensor, Cond]], total: int) -> Iterator[tuple[Tensor, Cond]]:
     """The batches, with a bar on a terminal and else with lines of how many of `total` images are done."""
-    bar, done = tqdm(total=total, unit="image", disable=None, dynamic_ncols=True), 0
+    bar, done = progress_bar(total=total, unit="image", dynamic_ncols=True), 0
     for batch in batches:
         yield batch
         before, done = done, done + len(batch[0])

@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any
 
 import torch.distributed as dist
-from tqdm import tqdm
 
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.system.launch_env import Place
 from ddpm_cli.system.memory import is_out_of_memory, out_of_memory
+from ddpm_cli.system.progress import progress_bar
 from ddpm_cli.system.ranks import Children, device_of, launchers_store
 from ddpm_cli.system.signals import Signals
 
@@ -72,7 +72,7 @@ class Team:
             self._store = self._children.store
         self._silent = dict.fromkeys(range(1, count), (0, 0)) if place is not None else {}  # last sign; looks since
         self._begun, self._looked = False, 0.0
-        self._signals, self._bar, self._unit = Signals("flag"), tqdm(disable=True), ""
+        self._signals, self._bar, self._unit = Signals("flag"), progress_bar(disable=True), ""
 
     def __enter__(self) -> "Team":
         return self
@@ -88,7 +88,7 @@ class Team:
 
     def begin(self, told: dict[str, Any], total: int, unit: str, signals: Signals) -> Share:
         """The others begin, on what is `told` (JSON); rank 0's own part. total: of units to be done."""
-        self._bar, self._unit = tqdm(total=total, unit=unit, disable=None, dynamic_ncols=True), unit
+        self._bar, self._unit = progress_bar(total=total, unit=unit, dynamic_ncols=True), unit
         self._begun, self._signals = True, signals
         self._store.set(_TOLD, json.dumps(told))
         return Share(self._store, self._look)

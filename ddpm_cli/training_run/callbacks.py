@@ -33,7 +33,7 @@ log = logging.getLogger("ddpm_cli")
 
 @dataclass
 class PreviewCallback:
-    """Draws the preview at a sampling step and puts it into the run's folder and TensorBoard."""
+    """Draws the preview at a sampling step and puts it into the run's folder and its trackers."""
 
     run: RunDir
     journal: Journal
@@ -52,12 +52,12 @@ class PreviewCallback:
                 track.save(path.with_suffix(".wav"))
         except OSError as error:
             raise WorldError(f"could not write {path}: {error.strerror or error}") from error
-        board = self.journal.board
-        board.picture("samples/grid", drawn.grid, state.step)
-        board.picture(f"samples/from_noise_to_{self.preview.medium.one}", drawn.strip, state.step)
+        trackers = self.journal.trackers
+        trackers.picture("samples/grid", drawn.grid, state.step)
+        trackers.picture(f"samples/from_noise_to_{self.preview.medium.one}", drawn.strip, state.step)
         if track is not None:
             # A tag of its own: one that a picture has too would not be shown.
-            board.sound("samples/sounds", track.samples, track.sample_rate, state.step)
+            trackers.sound("samples/sounds", track.samples, track.sample_rate, state.step, path.with_suffix(".wav"))
 
     def _out_of_memory_words(self, step: int) -> tuple[str, str]:
         at_once = min(self.preview.num_images, self.preview.batch_size)

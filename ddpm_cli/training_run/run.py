@@ -31,7 +31,6 @@ from ddpm_cli.config.stored import check_stored
 from ddpm_cli.data.store import Store
 from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.errors import UserError
-from ddpm_cli.results.hparams import hparams
 from ddpm_cli.results.runs import last_logged
 from ddpm_cli.run_dir import checkpoint, resume
 from ddpm_cli.run_dir.checkpoint import OpenCheckpoint
@@ -43,7 +42,6 @@ from ddpm_cli.system.launch_env import place_of
 from ddpm_cli.system.precision import PRECISIONS
 from ddpm_cli.system.signals import Signals
 from ddpm_cli.system.threads import shared_by
-from ddpm_cli.training.journal import Journal
 from ddpm_cli.training.loop import Cadence, Callbacks, Measurement, train
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import TrainStep
@@ -59,6 +57,7 @@ from ddpm_cli.training_run.measurements import build_measurements, objective
 from ddpm_cli.training_run.probe import joined
 from ddpm_cli.training_run.profile import Profile
 from ddpm_cli.training_run.restore import restored
+from ddpm_cli.training_run.tracking import build_journal
 
 log = logging.getLogger("ddpm_cli")
 
@@ -243,11 +242,9 @@ def _trained(opened: Opened, context: Context, workers: Workers, ready: Ready, r
     content = run_content(cfg, opened.parts.machine, ready.train_step, ready.store)
     with (
         Signals("flag") as signals,
-        Journal(run.path, state.step, cadence.num_steps, work_of(opened.parts, opened.num_ranks)) as journal,
+        build_journal(cfg, context.choices, run.path, state.step, work_of(opened.parts, opened.num_ranks)) as journal,
         ready.profile if ready.profile is not None else nullcontext(),
     ):
-        journal.board.hparams(hparams(cfg, context.choices))
-        journal.board.text("config", f"```yaml\n{yaml.safe_dump(cfg, sort_keys=False)}\n```", state.step)
 
         def interrupted() -> bool:
             """Also for a signal to another rank."""
@@ -268,6 +265,7 @@ def _trained(opened: Opened, context: Context, workers: Workers, ready: Ready, r
             )  # fmt: skip
         last = last or last_logged(run.path)  # of a run that was already at its end
         result.update(step=state.step, metrics=last)
+        journal.ended("done" if state.step >= cadence.num_steps else "interrupted", last)
     if state.step < cadence.num_steps:
         how = "by a signal at step %d" if signals else "at step %d as asked"
         log.info(f"stopped {how}; go on with: ddpm-train resume=%s", state.step, run.path)

@@ -59,7 +59,7 @@ def _killed_at(step: int) -> forks.Hook:
         def metrics(self, number, values):
             real(self, number, values)
             if number >= step:
-                self.board._writer.flush()
+                self.trackers._trackers["tensorboard"]._writer.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
 
         journal.Journal.metrics = metrics

@@ -9,7 +9,7 @@ from tensorboard.plugins.hparams.backend_context import Context
 
 from ddpm_cli.config.check import configuration
 from ddpm_cli.results.hparams import hparams
-from ddpm_cli.training.journal import Board
+from ddpm_cli.training.trackers.tensorboard import Board
 
 
 def board(folder, *overrides):
@@ -17,10 +17,9 @@ def board(folder, *overrides):
     choices = dict(text.split("=") for text in overrides if "." not in text)
     written = Board(folder, 0)
     cfg = configuration("train", *overrides)
-    written.hparams(hparams(cfg, {"schedule": "cosine", "model": "unet_digits", **choices}))
-    written.scalar("curves/loss", 0.5, 1)
-    written.scalar("eval/fid", 3.0, 1)
-    written.close()
+    written.begin(hparams(cfg, {"schedule": "cosine", "model": "unet_digits", **choices}), "seed: 0", 0)
+    written.scalars({"curves/loss": 0.5, "eval/fid": 3.0}, 1)
+    written.end("done", {})
 
 
 def test_hparams_have_a_column_for_all_that_any_run_varies_with_numbers_as_numbers(tmp_path):

@@ -9,11 +9,11 @@ from training.test_step import flat, make, store
 
 from ddpm_cli.errors import WorldError
 from ddpm_cli.system.memory import is_out_of_memory, out_of_memory
-from ddpm_cli.training.journal import Board
 from ddpm_cli.training.loop import Cadence, Callbacks, Interrupted, Measurement, Objective, train
 from ddpm_cli.training.meter import Meter
 from ddpm_cli.training.nonfinite import first_non_finite
 from ddpm_cli.training.step import StepMetrics
+from ddpm_cli.training.trackers.tensorboard import Board
 from ddpm_cli.training_run.probe import first_that_fits, largest_micro_batch
 
 __all__ = ["store"]
@@ -201,8 +201,8 @@ def test_a_board_that_cannot_be_written_is_given_up_once(tmp_path, caplog):
     (tmp_path / "tensorboard").touch()
     board = Board(tmp_path / "tensorboard", 0)
     for step in range(3):
-        board.scalar("a", 1.0, step)
-    board.close()
+        board.scalars({"a": 1.0}, step)
+    board.end("done", {})
     assert len([r for r in caplog.records if "going on without" in r.message]) == 1
 
 

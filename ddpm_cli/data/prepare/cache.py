@@ -27,6 +27,7 @@ from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.media.base import Medium
 from ddpm_cli.system.files import sync
 from ddpm_cli.system.lock import lock
+from ddpm_cli.system.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,7 @@ def prepare(
     `fill` may yield fewer than `num_items`. It is called under a lock: of several runs one prepares, the others wait.
     A set becomes visible only when it is whole and on disk, whatever kills the run that prepares it.
     """
-    name = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "data"
-    final = cache_dir / f"{name}-{fingerprint(key)}"
+    final = _place(cache_dir, name, key)
     store = load_prepared(final, other)
     if store is not None:  # needs no lock, and no right to write
         return store
@@ -92,6 +92,16 @@ def prepare(
     store = load_prepared(final, other)
     assert store is not None, f"{final} was just written and does not load"
     return store
+
+
+def find_prepared(cache_dir: Path, name: str, key: dict[str, Any]) -> Store | None:
+    """The set if `prepare` has made it: for those whose size is known once their files are there."""
+    return load_prepared(_place(cache_dir, name, key))
+
+
+def _place(cache_dir: Path, name: str, key: dict[str, Any]) -> Path:
+    name = re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "data"
+    return cache_dir / f"{name}-{fingerprint(key)}"
 
 
 def load_prepared(path: Path, other: Medium | None = None) -> Store | None:
@@ -148,10 +158,8 @@ def _write_items(
 
     Plain writes rather than a writable map: a full disk is then an error, where the map would die of SIGBUS.
     """
-    from tqdm import tqdm
-
     count, labels, content = 0, [], hashlib.sha256()
-    bar = tqdm(total=shape[0], unit="item", desc=f"preparing {path.parent.parent.name}", disable=None)
+    bar = progress_bar(total=shape[0], unit="item", desc=f"preparing {path.parent.parent.name}")
     with bar, open(path, "wb") as file:
         _write_header(file, shape, dtype)
         for items, item_labels in blocks:

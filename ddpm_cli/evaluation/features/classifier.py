@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ddpm_cli.data.store import Store
 from ddpm_cli.evaluation.cache import Arrays, kept
 from ddpm_cli.evaluation.features.base import Extracted, NetworkFeatures, sha256_of_arrays
+from ddpm_cli.system.progress import progress_bar
 
 log = logging.getLogger("ddpm_cli")
 
@@ -74,8 +75,6 @@ def _network(store: Store) -> nn.Sequential:
 
 def _trained(store: Store, num_steps: int, device: torch.device) -> Arrays:
     """The weights by name, and `accuracy` on what was held out."""
-    from tqdm import tqdm
-
     held_out = torch.arange(len(store)) % _HELD_OUT == _HELD_OUT - 1
     rows, draw = (~held_out).nonzero()[:, 0], torch.Generator().manual_seed(_RECIPE)
     num_steps = max(1, min(num_steps, _MOST_EPOCHS * len(rows) // _BATCH))
@@ -87,7 +86,7 @@ def _trained(store: Store, num_steps: int, device: torch.device) -> Arrays:
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=_WEIGHT_DECAY)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LR, total_steps=num_steps)
     log.info("training the classifier of %s (once; %d steps)", store.name, num_steps)
-    for some in tqdm(order[: num_steps * _BATCH].split(_BATCH), desc="classifier", unit="step", disable=None):
+    for some in progress_bar(order[: num_steps * _BATCH].split(_BATCH), desc="classifier", unit="step"):
         x, y = _examples(store, some, torch.randint(_TURNS, (len(some),), generator=draw), device)
         optimizer.zero_grad()
         F.cross_entropy(network(x), y).backward()
