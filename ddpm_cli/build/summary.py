@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 
 from ddpm_cli.build.instantiate import name_of
 from ddpm_cli.build.machine import forward, num_ranks
@@ -26,6 +27,7 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
         "classes": cfg["dataset"]["num_classes"] if null_label(denoiser.network) is not None else "unconditional",
         "flip": cfg["dataset"].get("flip", False),
         "parameters": sum(p.numel() for p in denoiser.network.parameters()),
+        **({} if cfg.get("adapter") is None else {"trained_parameters": _trained(denoiser.network)}),
         "flops_per_image": parts.flops_per_image,
         "optimizer": name_of(optimizer),
         "lr": optimizer["lr"],
@@ -47,9 +49,14 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
     return {**known, **_budget(cfg, parts)} if cfg.get("budget") is not None else known
 
 
+def _trained(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
 def _memory(parts: Parts, cfg: dict[str, Any]) -> float:
-    """Bytes of a step, beside torch's own and the data: weights, gradient, two moments and the average in float32, and
-    what the graph of the images that go through at once keeps for the backward pass, in the run's precision."""
+    """Bytes of a step, beside torch's own and the data: the weights and their average, of those that are trained the
+    gradient and two moments, all in float32; and what the graph of the images that go through at once keeps for the
+    backward pass, in the run's precision."""
     network, kept = parts.denoiser.network, dict[int, int]()
     weights = {p.untyped_storage()._cdata for p in network.parameters()}
 
@@ -66,7 +73,8 @@ def _memory(parts: Parts, cfg: dict[str, Any]) -> float:
     with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
         out = forward(network, item_shape(cfg))
     del out
-    return 5 * sum(p.nbytes for p in network.parameters()) + share * halved * sum(kept.values())
+    held = sum((5 if p.requires_grad else 2) * p.nbytes for p in network.parameters())
+    return held + share * halved * sum(kept.values())
 
 
 def _budget(cfg: dict[str, Any], parts: Parts) -> dict[str, str]:

@@ -139,7 +139,7 @@ class SamplingPipeline:
 def build_pipeline(cfg: dict[str, Any]) -> SamplingPipeline:
     """Loads the checkpoint and joins it with what the invocation asks for; UserError where they do not go together."""
     knobs, weights, trust = cfg["guidance"], cfg["weights"], cfg["trust"]
-    trained, guide = load_trained(cfg["ckpt"], weights, trust), None
+    trained, guide = load_trained(cfg["ckpt"], weights, trust, lora=cfg["lora"]), None
     if knobs["guide_ckpt"] is not None:
         guide = load_trained(knobs["guide_ckpt"], weights, trust, key="guidance.guide_ckpt")
     with checks.refusals_told():
