@@ -25,7 +25,7 @@ Config = dict[str, Any]
 def build_adapter(cfg: Config) -> LoRA | None:
     """None where the network is trained as it is."""
     node = cfg.get("adapter")
-    return None if node is None else make("adapter", node, [])
+    return make("adapter", node, []) if isinstance(node, dict) else None
 
 
 def adapt(network: nn.Module, cfg: Config) -> None:

@@ -27,27 +27,29 @@ class LoRA:
 
     def attach(self, network: nn.Module) -> None:
         """Freezes all but what is to be trained, and lets the layers compute h; the output is what it was. ValueError
-        names a target that is no linear layer, nor holds one."""
-        layers = {name: layer for name, layer in network.named_modules() if _is_linear(layer)}
-        _check("targets", self.targets or (), layers, "linear layer")
+        names a target that is neither a linear layer nor a convolution, and holds none."""
+        layers = {name: layer for name, layer in network.named_modules() if _fits(layer)}
+        _check("targets", self.targets or (), layers, "layer")
         _check("also", self.also or (), [name for name, _ in network.named_parameters()], "weights")
         chosen = [layer for name, layer in layers.items() if _is_within(name, self.targets or ATTENTION)]
         if not chosen:
-            _check("targets", ("attention",), layers, "linear layer")
+            _check("targets", ("attention",), layers, "layer")
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(self.trains(name))
         for layer in chosen:
-            weight = layer.weight
-            a, b = weight.new_empty(self.rank, weight.shape[1]), weight.new_zeros(len(weight), self.rank)
-            layer.lora_A = nn.Parameter(nn.init.normal_(a, std=weight.shape[1] ** -0.5))  # A x is of x's size
-            layer.lora_B = nn.Parameter(b)
+            weight, wide = layer.weight, layer.weight[0].numel()
+            a = nn.init.normal_(weight.new_empty(self.rank, wide), std=wide**-0.5)  # A x is of x's size
+            layer.lora_A, layer.lora_B = nn.Parameter(a), nn.Parameter(weight.new_zeros(len(weight), self.rank))
             layer.register_forward_hook(self._add)
 
     def _add(self, layer: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         """Does not know its layer, so that it serves a copied network as well."""
-        x, flat = inputs[0], isinstance(layer, nn.Linear)
-        added = F.linear(F.linear(x if flat else x.movedim(1, -1), layer.lora_A), layer.lora_B)
-        return torch.add(output, added if flat else added.movedim(-1, 1), alpha=self.alpha / self.rank)
+        x, a, b = inputs[0], layer.lora_A.view(-1, *layer.weight.shape[1:]), layer.lora_B
+        if isinstance(layer, nn.Linear):
+            added = F.linear(F.linear(x, a), b)
+        else:  # A looks at as many pixels as the layer, B at one
+            added = F.linear(layer._conv_forward(x, a, None).movedim(1, -1), b).movedim(-1, 1)
+        return torch.add(output, added, alpha=self.alpha / self.rank)
 
     def trains(self, name: str) -> bool:
         """Whether the parameter of this name is trained."""
@@ -74,12 +76,8 @@ def is_adapter(name: str) -> bool:
     return name.endswith((".lora_A", ".lora_B"))
 
 
-def _is_linear(layer: nn.Module) -> bool:
-    """Whether it multiplies each token or pixel by a matrix."""
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d):
-        return isinstance(layer, nn.Linear)
-    ones = {*layer.kernel_size, *layer.stride, layer.groups} == {1}
-    return ones and set(layer.padding) == {0}
+def _fits(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups == 1)
 
 
 def _is_within(name: str, parts: Sequence[str]) -> bool:

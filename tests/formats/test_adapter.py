@@ -132,7 +132,7 @@ def test_what_cannot_be_is_refused_in_a_line(base, tuned, trained, tmp_path):
         f"export ckpt={base} format=lora": "was trained without adapter=lora",
         f"export ckpt={tuned} format=lora label=1": "label: format=lora keeps all classes",
         "train adapter=lora dry_run=true": "adapter: adapters are of a trained network; name it with init=RUN",
-        f"train init={base} adapter=lora adapter.targets=[to_x]": "no linear layer in to_x; it has",
+        f"train init={base} adapter=lora adapter.targets=[to_x]": "no layer in to_x; it has",
         f"train init={base} adapter=lora adapter.rank=0": "adapter.rank must be a whole number from 1",
     }
     for line, told in cases.items():

@@ -8,6 +8,7 @@ from projection import composed
 from torch import nn
 
 from ddpm_cli.build.model import build_denoiser
+from ddpm_cli.models.blocks import Upsample
 from ddpm_cli.models.lora import LoRA, is_adapter
 
 T = torch.tensor([3.0, 700.0])
@@ -15,6 +16,7 @@ SMALL = ("dataset.image_size=8", "model.channels=16")
 NETWORKS = {
     "unet": ("model.channel_mult=[1,2]", "model.attention_levels=[1]"),
     "ddpmpp": ("model=ddpmpp_cifar10", "model.channel_mult=[1,2]", "model.blocks_per_level=1"),
+    "convolutions": ("model.channel_mult=[1,2]",),
     "dit": ("model=dit_small", "model.depth=2", "model.heads=2"),
 }
 
@@ -45,7 +47,8 @@ def output(network):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_begins_as_it_was_and_merged_weights_compute_what_adapters_did(name):
-    network, lora = network_of(name), LoRA(rank=4, alpha=6.0)
+    network = network_of(name)
+    lora = LoRA(rank=4, alpha=6.0, targets=["conv1", "conv2", "conv"] if name == "convolutions" else None)
     plain, before = copy.deepcopy(network), output(network)
     lora.attach(network)
     assert torch.equal(output(network), before)
@@ -61,16 +64,27 @@ def test_a_network_begins_as_it_was_and_merged_weights_compute_what_adapters_did
 
 def test_a_layer_computes_equation_3_for_tokens_and_for_pixels():
     torch.manual_seed(0)
-    layers = nn.ModuleDict({"linear": nn.Linear(5, 3), "conv": nn.Conv2d(5, 3, 1), "wide": nn.Conv2d(5, 3, 3)}).double()
-    LoRA(rank=2, alpha=3.0, targets=["linear", "conv"]).attach(layers)
+    convs = {"one": nn.Conv2d(5, 3, 1), "wide": nn.Conv2d(5, 3, 3, stride=2, padding=1), "sound": nn.Conv1d(5, 3, 3)}
+    layers = nn.ModuleDict({"linear": nn.Linear(5, 3), **convs, "still": nn.Linear(5, 3)}).double()
+    plain = copy.deepcopy(layers)
+    LoRA(rank=2, alpha=3.0, targets=["linear", *convs]).attach(layers)
     spread(layers)
-    x = torch.randn(4, 5, 6, 6, dtype=torch.float64)
-    for layer, u in ((layers["linear"], x.movedim(1, -1)), (layers["conv"], x)):
-        w = layer.weight.view(3, 5) + 3.0 / 2 * layer.lora_B @ layer.lora_A
-        expected = torch.einsum("oc,bchw->bohw", w, x) + layer.bias[:, None, None]
-        got = layer(u)
-        torch.testing.assert_close(got if u is x else got.movedim(-1, 1), expected)
-    assert "wide.lora_A" not in layers.state_dict()
+    for name, shape in {"linear": (4, 6, 5), "one": (4, 5, 6, 6), "wide": (4, 5, 6, 6), "sound": (4, 5, 9)}.items():
+        layer, x = layers[name], torch.randn(shape, dtype=torch.float64)
+        added = 3.0 / 2 * layer.lora_B @ layer.lora_A
+        plain[name].weight.data += added.view_as(layer.weight)
+        torch.testing.assert_close(layer(x), plain[name](x))
+    assert "still.lora_A" not in layers.state_dict()
+
+
+def test_a_convolution_that_is_folded_into_another_is_not_while_it_is_adapted():
+    torch.manual_seed(0)
+    lora, up, x = LoRA(rank=2, alpha=2.0, targets=["conv"]), Upsample(4), torch.randn(1, 4, 8, 8)
+    plain = copy.deepcopy(up)
+    lora.attach(up)
+    spread(up)
+    plain.load_state_dict(lora.merged(up.state_dict()))
+    torch.testing.assert_close(up(x, x), plain(x, x), rtol=0, atol=1e-5)
 
 
 def test_adapters_alone_and_the_class_embedding_are_trained():
@@ -103,11 +117,11 @@ def test_targets_and_what_is_trained_beside_them_are_named_by_parts_of_names():
         (
             "unet",
             {"targets": ["to_q", "to_x"]},
-            r"adapter.targets: .* no linear layer in to_x; it has .*to_q, .*linear_1",
+            r"adapter.targets: .* no layer in to_x; it has .*to_q, .*linear_1",
         ),
-        ("unet", {"targets": ["conv1"]}, "no linear layer in conv1"),
+        ("unet", {"targets": ["norm1"]}, "no layer in norm1"),
         ("unet", {"also": ["conv_up"]}, r"adapter.also: the network has no weights in conv_up; it has conv_in, "),
-        ("cnn", {}, r"no linear layer in attention; it has linear_1, linear_2, emb_proj$"),
+        ("cnn", {}, r"no layer in attention; it has linear_1, linear_2, down, emb_proj$"),
     ],
 )
 def test_what_a_network_does_not_have_is_refused(model, knobs, told):
