@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,17 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from ddpm_cli.build.adapter import merged, open_adapter, write_adapter
 from ddpm_cli.build.labels import class_numbers
-from ddpm_cli.build.load import Trained, load_trained
-from ddpm_cli.build.model import item_shape, null_label
+from ddpm_cli.build.load import Trained, load_trained, load_weights
+from ddpm_cli.build.model import build_denoiser, item_shape, null_label
 from ddpm_cli.config.context import Context
 from ddpm_cli.config.overrides import as_command
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.formats import diffusers, onnx_file, single_file, traced
 from ddpm_cli.formats.card import card
 from ddpm_cli.formats.traced import Call
-from ddpm_cli.run_dir.find import SINGLE_FILE
+from ddpm_cli.run_dir.find import ADAPTER_FILE, SINGLE_FILE
 from ddpm_cli.system.files import write_text
 
 log = logging.getLogger("ddpm_cli")
@@ -53,7 +54,8 @@ class Source:
         """config, step and data, as a checkpoint holds them."""
         trained = self.trained
         data = {"name": "", "fingerprint": "", "class_names": list(trained.class_names)}
-        return {"config": single_file.public(trained.config), "step": trained.step, "data": data}
+        config = {key: value for key, value in single_file.public(trained.config).items() if key != "adapter"}  # merged
+        return {"config": config, "step": trained.step, "data": data}
 
     def output(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
         if self.label is not None:
@@ -66,7 +68,7 @@ Written = Callable[[Path], float]  # writes into a folder, and returns how far t
 
 def run_export(cfg: dict[str, Any], context: Context) -> None:
     """Writes the model in the format asked for; the folder is the last line on stdout."""
-    trained = load_trained(cfg["ckpt"], cfg["weights"], cfg["trust"])
+    trained = load_trained(cfg["ckpt"], cfg["weights"], cfg["trust"], lora=cfg["lora"])
     source = Source(trained, _label(cfg["label"], trained))
     write, limit = FORMATS[cfg["format"]]
     written = write(source)
@@ -166,6 +168,24 @@ def _as_safetensors(source: Source) -> Written:
     return write
 
 
+def _as_lora(source: Source) -> Written:
+    trained = source.trained
+    weights = trained.adapted
+    if weights is None:
+        raise UserError(f"format=lora: {trained.path} was trained without adapter=lora; choose format=safetensors")
+    if source.label is not None:
+        raise UserError("label: format=lora keeps all classes; leave label out, and draw with labels=3")
+
+    def write(folder: Path) -> float:
+        told = {**source.told, "config": single_file.public(trained.config)}
+        content = open_adapter(folder, write_adapter(folder / ADAPTER_FILE, weights, told))
+        again = build_denoiser({**content["config"], "trust": trained.config["trust"]}).eval()
+        load_weights(again.network, merged(content["emas"]["ema"], content["config"], folder), folder)
+        return _distance(source, Source(replace(trained, denoiser=again), None).output)
+
+    return write
+
+
 def _as_onnx(source: Source) -> Written:
     onnx_file.check_installed()
 
@@ -192,6 +212,7 @@ def _traced(source: Source) -> ExportedProgram:
 FORMATS: dict[str, tuple[Callable[[Source], Written], float]] = {  # and by how much the outputs may differ
     "diffusers": (_as_diffusers, 1e-5),
     "safetensors": (_as_safetensors, 0.0),
+    "lora": (_as_lora, 0.0),
     "onnx": (_as_onnx, 1e-4),
     "torch_export": (_as_torch_export, 1e-5),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ddpm_cli.build.adapter import merged, open_adapter
 from ddpm_cli.build.averages import rebuilt
 from ddpm_cli.build.model import Config, build_denoiser, null_label
 from ddpm_cli.config.stored import check_stored
@@ -14,7 +15,7 @@ from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.diffusion.variance import Variance
 from ddpm_cli.errors import UserError
 from ddpm_cli.formats.opened import open_model
-from ddpm_cli.run_dir.checkpoint import Content
+from ddpm_cli.run_dir.checkpoint import Content, Weights
 
 
 @dataclass(frozen=True)
@@ -28,28 +29,37 @@ class Trained:
     step: int
     measured: dict[str, torch.Tensor] | None = None  # what ddpm-analytic found for these weights
     class_names: tuple[str, ...] = ()  # empty for an unconditional network, and where the file does not say
+    adapted: Weights | None = None  # the weights with their adapters apart, where there are any
 
 
-def load_trained(ckpt: Path | str, weights: str = "ema", trust: Sequence[str] = (), *, key: str = "ckpt") -> Trained:
+def load_trained(
+    ckpt: Path | str,
+    weights: str = "ema",
+    trust: Sequence[str] = (),
+    *,
+    key: str = "ckpt",
+    lora: Path | str | None = None,
+) -> Trained:
     """The trained denoiser that `latest`, a run, a file or a folder of diffusers names, on the CPU, in eval mode.
 
     weights: `ema`, `raw`, or `ema@LENGTH`, an average rebuilt from the run's snapshots. trust: packages whose classes
     its configuration may name. What the checkpoint itself says of trust is void, else a file could vouch for the code
-    that it wants to be run.
+    that it wants to be run. lora: a file of adapters that were trained on this model. Adapters are merged into the
+    weights, so that the denoiser knows of none.
     """
     path, content, _ = open_model(ckpt, key=key)
+    check_stored(content["config"], path)  # before anything is built of it
+    saved = _weights_of(content, path, weights)
+    if lora is not None:
+        content = open_adapter(lora, merged(saved, content["config"], path))
+        saved = content["emas"]["ema"]
     cfg = {**content["config"], "trust": list(trust)}
-    check_stored(cfg, path)  # before anything is built of it
     denoiser = build_denoiser(cfg)
-    saved = content["network"] if weights == "raw" else content["emas"].get(weights)
-    if saved is None and "@" not in weights:
-        raise UserError(f"weights={weights} are not in {path}; it holds raw, {', '.join(content['emas'])}")
-    if saved is None:
-        saved = rebuilt(path, content["step"], float(weights.partition("@")[2]))
-    load_weights(denoiser.network, saved, path)
+    load_weights(denoiser.network, merged(saved, cfg, path), path)
     denoiser.eval().requires_grad_(False)
     measured = content.get("analytic", {}).get(weights)
-    return Trained(path, denoiser, denoiser.variance, cfg, content["step"], measured, _class_names(content, denoiser))
+    names, adapted = _class_names(content, denoiser), None if cfg.get("adapter") is None else saved
+    return Trained(path, denoiser, denoiser.variance, cfg, content["step"], measured, names, adapted)
 
 
 def load_denoiser(ckpt: Path | str) -> Denoiser:
@@ -72,6 +82,13 @@ def load_weights(network: nn.Module, saved: dict[str, torch.Tensor], path: Path 
     if wrong:
         raise UserError(f"{path} does not fit this network: {', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}")
     network.load_state_dict(saved)
+
+
+def _weights_of(content: Content, path: Path, weights: str) -> Weights:
+    saved = content["network"] if weights == "raw" else content["emas"].get(weights)
+    if saved is None and "@" not in weights:
+        raise UserError(f"weights={weights} are not in {path}; it holds raw, {', '.join(content['emas'])}")
+    return rebuilt(path, content["step"], float(weights.partition("@")[2])) if saved is None else saved
 
 
 def _class_names(content: Content, denoiser: Denoiser) -> tuple[str, ...]:

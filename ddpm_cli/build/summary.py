@@ -27,6 +27,7 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
         "classes": cfg["dataset"]["num_classes"] if null_label(denoiser.network) is not None else "unconditional",
         "flip": cfg["dataset"].get("flip", False),
         "parameters": sum(p.numel() for p in denoiser.network.parameters()),
+        **({} if cfg.get("adapter") is None else {"trained_parameters": _trained(denoiser.network)}),
         "flops_per_image": parts.flops_per_image,
         "optimizer": name_of(optimizer),
         "lr": optimizer["lr"],
@@ -48,9 +49,14 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
     return {**known, **_budget(cfg, parts)} if cfg.get("budget") is not None else known
 
 
+def _trained(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
 def _memory(parts: Parts, cfg: dict[str, Any]) -> float:
-    """Bytes of a step, beside torch's own and the data: weights, gradient, two moments and the average in float32, and
-    what the graph of the images that go through at once keeps for the backward pass, in the run's precision."""
+    """Bytes of a step, beside torch's own and the data: the weights and their average, of those that are trained the
+    gradient and two moments, all in float32; and what the graph of the images that go through at once keeps for the
+    backward pass, in the run's precision."""
     training = cfg["training"]
     at_once = training["micro_batch_size"] if isinstance(training["micro_batch_size"], int) else training["batch_size"]
     share = min(at_once, training["batch_size"] // num_ranks(cfg, training["batch_size"]))
@@ -58,7 +64,8 @@ def _memory(parts: Parts, cfg: dict[str, Any]) -> float:
     network = parts.denoiser.network
     one, two = (_kept(network, item_shape(cfg), count) for count in (1, 2))
     # What is kept of the weights themselves, such as their norms, does not grow with the images.
-    return 5 * sum(p.nbytes for p in network.parameters()) + max(0, 2 * one - two) + share * halved * (two - one)
+    held = sum((5 if p.requires_grad else 2) * p.nbytes for p in network.parameters())
+    return held + max(0, 2 * one - two) + share * halved * (two - one)
 
 
 def _kept(network: nn.Module, shape: tuple[int, ...], count: int) -> int:

@@ -1,5 +1,6 @@
 """The objects of a training run: made once from the configuration, then joined alike on every rank."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ddpm_cli.build.adapter import adapt
 from ddpm_cli.build.averages import build_averaging
 from ddpm_cli.build.instantiate import make, make_asking
 from ddpm_cli.build.machine import Machine, choose_machine, forward_flops
@@ -30,6 +32,8 @@ from ddpm_cli.training.journal import Work
 from ddpm_cli.training.random_numbers import Draws
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import StepSettings, TrainStep
+
+log = logging.getLogger("ddpm_cli")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def build_parts(cfg: Config, stored: Mapping[str, Any] = MappingProxyType({})) -
     # stand for another network.
     torch.manual_seed(cfg["seed"])
     denoiser = build_denoiser(cfg)
+    adapt(denoiser.network, cfg)
     flops = forward_flops(denoiser.network, item_shape(cfg))  # what `precision=auto` goes by
     machine = choose_machine(cfg, flops, 3 * _images(cfg, flops), stored)  # a backward pass costs two forward ones
     loss, timesteps = build_objective(cfg, denoiser)
@@ -166,8 +171,11 @@ def freeze(network: nn.Module, names: Sequence[str]) -> None:
             raise UserError(f"training.freeze: the network has no {name}; it has {there}")
         for parameter in found:
             parameter.requires_grad_(False)
-    if not any(p.requires_grad for p in network.parameters()):
+    count, trained = (sum(p.numel() for p in network.parameters() if p.requires_grad >= least) for least in (0, 1))
+    if not trained:
         raise UserError("training.freeze leaves nothing to train; leave a module out of it")
+    if trained < count:
+        log.info("%s of %s parameters are trained", f"{trained:,}", f"{count:,}")
 
 
 def build_state(cfg: Config, parts: Parts) -> TrainState:

@@ -11,21 +11,27 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ddpm_cli.models.lora import is_adapter
+
 log = logging.getLogger("ddpm_cli")
 _CLASSES = "class_embedding.weight"
 _FIRST, _LAST = ("conv_in.weight",), ("conv_out.weight", "conv_out.bias")
+ENDS = (_CLASSES, *_FIRST, *_LAST)  # what may differ from the weights that a run started from, though it is frozen
 Weights = dict[str, Tensor]
 
 
 def transferred(
     network: nn.Module, saved: Weights, path: Path | str, old_names: Sequence[str] = (), names: Sequence[str] = ()
 ) -> Weights:
-    """`saved` with its ends fitted to the network, for load_weights; what was done is told line by line.
+    """`saved` with its ends fitted to the network, and the network's own adapters, for load_weights; what was done is
+    told line by line.
 
     old_names, names: of the classes, where they are known: a class of the same name keeps its row. Another begins as
     the null label, or, where that has no row, as the mean of the classes.
     """
-    mine, fitted, told = network.state_dict(), dict(saved), dict[str, str]()
+    state, told = network.state_dict(), dict[str, str]()
+    mine = {name: weight for name, weight in state.items() if not is_adapter(name)}
+    fitted = {**saved, **{name: weight for name, weight in state.items() if is_adapter(name)}}
     if _CLASSES in saved and _CLASSES not in mine:
         del fitted[_CLASSES]
         told[_CLASSES] = "left out"
@@ -43,8 +49,9 @@ def transferred(
             fitted[name] = resized
             told[name] = f"{tuple(old.shape)} to {tuple(fresh.shape)}, by the mean over channels"
     log.info("%s: %d of %d tensors are taken as they are", path, len(mine.keys() - told.keys()), len(mine))
+    still = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     for name, done in told.items():
-        log.info("  %s: %s", name, done)
+        log.info("  %s: %s%s", name, done, "; it is frozen, and stays so" if name in still else "")
     return fitted
 
 

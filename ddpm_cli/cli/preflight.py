@@ -19,7 +19,7 @@ from ddpm_cli.config.groups import primary_keys
 from ddpm_cli.config.messages import shown
 from ddpm_cli.config.overrides import parse_override
 from ddpm_cli.errors import UserError
-from ddpm_cli.formats.find import find_model
+from ddpm_cli.formats.find import find_adapter, find_model
 from ddpm_cli.run_dir.find import find_checkpoint, resume_point, run_of
 from ddpm_cli.run_dir.hydra_record import remembered_config_dir, remembered_overrides
 from ddpm_cli.system import tree
@@ -195,6 +195,8 @@ def _check_files(line: Line, config: dict[str, Any], folder: Path, key: str, *, 
         if (spec := tree.get(config, name)) is not None:
             # ddpm-analytic writes its result into the file
             (find_checkpoint if line.command == "analytic" else find_model)(spec, key=name)
+    if (spec := config.get("lora")) is not None:
+        find_adapter(spec)
     for name in ("images", "edit.image", "edit.sound", "edit.mask", "edit.to"):
         if (path := tree.get(config, name)) is not None and not os.path.exists(path):
             raise UserError(f"{name}={path}: no such file or folder")

@@ -34,6 +34,7 @@ _NAME = matching(
     "at most 50 letters, digits, dots, dashes and underscores, the first a letter or digit", r"[^\W_][\w.-]{,49}"
 )
 NAME = replace(_NAME, accept=lambda value: _NAME(str(value) if type(value) is int else value), example="NAME")
+MODULE = matching("the name of a module, as down_blocks.0", r"[A-Za-z_][\w.]*")
 PACKAGE = matching("the name of a package", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 LABEL = whole(0, 10**6)
 CLASS = either(LABEL, Rule("a name", lambda value: TEXT(value) or refuse()))  # each and none look like names
@@ -68,6 +69,7 @@ TABLE: dict[str, Rule] = {
     "init": PATH,
     "budget": DURATION,
     "ckpt": PATH,
+    "lora": PATH,
     "trust": list_of(PACKAGE),
     "trackers": list_of(one_of("tensorboard", *EXTRA_TRACKERS)),
     "tracking.project": matching("a name of one line", r"[^\s].{0,127}"),
@@ -90,7 +92,11 @@ TABLE: dict[str, Rule] = {
     "training.coupling": one_of("none", "assignment"),
     "training.label_dropout": FRACTION,
     "training.augment": FRACTION,
-    "training.freeze": list_of(matching("the name of a module, as down_blocks.0", r"[A-Za-z_][\w.]*")),
+    "training.freeze": list_of(MODULE),
+    "adapter.rank": whole(1, 4096),
+    "adapter.alpha": POSITIVE,
+    "adapter.targets": list_of(MODULE, least=1),
+    "adapter.also": list_of(MODULE),
     "eval_every": COUNT,
     "eval.metrics": list_of(one_of(*FIGURES), least=1),
     "*.num_draws": whole(2, 1000),
@@ -225,7 +231,7 @@ TABLE: dict[str, Rule] = {
     "*.num_images": whole(2, 10**7),
     "num_levels": whole(2, 10**5),
     "data_root": PATH,
-    "format": one_of("diffusers", "safetensors", "onnx", "torch_export"),
+    "format": one_of("diffusers", "safetensors", "lora", "onnx", "torch_export"),
     "label": nullable(replace(CLASS, text="the number or name of a class, or none")),
     "license": matching("the short name of a licence, such as mit or cc-by-4.0", r"[A-Za-z0-9][\w.+-]{,49}"),
     "batch_size": whole(1, 2**20),

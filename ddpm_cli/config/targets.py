@@ -13,6 +13,7 @@ GROUP_MODULES: dict[str, tuple[str, ...]] = {
     "dataset": ("ddpm_cli.data.*",),
     "representation": ("ddpm_cli.media.representation",),
     "model": ("ddpm_cli.models.*",),
+    "adapter": ("ddpm_cli.models.lora",),
     "optimizer": ("torch.optim", "ddpm_cli.training.muon"),
     "ema": ("ddpm_cli.training.ema",),
     "schedule": ("ddpm_cli.diffusion.schedule",),

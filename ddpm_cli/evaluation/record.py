@@ -22,7 +22,7 @@ from ddpm_cli.system.files import write_text
 NAME = "evaluation.json"
 SCHEMA = 1
 # May differ between two invocations that make one evaluation: of the source its place and the file's other content.
-_MAY_DIFFER = {"schema", "num_images", "network_evaluations", "device", "metrics", "versions", "seconds"}
+_MAY_DIFFER = {"schema", "num_images", "network_evaluations", "device", "metrics", "versions", "seconds", "lora"}
 _IF_ASKED = ("reference", "features", "likelihood")  # null where no metric asks for it
 _SAME_SOURCE = ("model_sha256", "images_sha256")
 

@@ -106,7 +106,7 @@ def open_subject(cfg: Config, typed_keys: Sequence[str]) -> Subject:
         knobs = {key: value for key, value in cfg["nll"].items() if key != "num_images"}
         trained = pipeline.trained
         # Loaded once more: what draws may have had its weights rounded for the GPU, and this is to be float32.
-        exact = load_trained(trained.path, cfg["weights"], cfg["trust"]).denoiser.to(device)
+        exact = load_trained(trained.path, cfg["weights"], cfg["trust"], lora=cfg["lora"]).denoiser.to(device)
         likelihood = Likelihood(exact, trained.variance, unseen[0], cfg["seed"], device, **knobs)
     return Subject(cfg, pipeline, source, total, data, training, unseen, likelihood, medium, device)
 

@@ -24,6 +24,12 @@ images = pipeline(num_inference_steps=50, use_clipped_model_output=True).images
 ddpm-sample ckpt=NAME
 ```
 """,
+    "lora": """The file holds adapters alone (LoRA); BASE is the model that they were trained on.
+
+```
+ddpm-sample ckpt=BASE lora=NAME
+```
+""",
     "onnx": f"`model.onnx` is the network. {_INPUTS}",
     "torch_export": f'`torch.export.load("model.pt2").module()` is the network. {_INPUTS}',
 }
@@ -36,7 +42,7 @@ images = DDPMPipeline.from_pretrained("NAME")().images  # all steps; DDIMPipelin
 _LABELLED = """The network takes class labels, which pipelines of DDPM do not give: call
 `pipeline.unet(x, t, class_labels=labels)` and `pipeline.scheduler.step` in a loop, or export one class with `label=`.
 """
-_GROUPS = ("model", "schedule", "prediction", "variance", "weighting", "loss", "optimizer", "ema")
+_GROUPS = ("model", "adapter", "schedule", "prediction", "variance", "weighting", "loss", "optimizer", "ema")
 
 
 def card(cfg: Config, name: str, checkpoint: Path, config: Config, step: int, command: str, labelled: bool) -> str:

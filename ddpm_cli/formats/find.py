@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from ddpm_cli.errors import UserError
 from ddpm_cli.formats.diffusers_config import read_settings
 from ddpm_cli.formats.flags import read_flags
-from ddpm_cli.formats.header import OURS, read_header
+from ddpm_cli.formats.header import BASE, OURS, read_header
 from ddpm_cli.formats.settings import Settings
-from ddpm_cli.run_dir.find import SINGLE_FILE, find_checkpoint, has_flags, is_of_other_program
+from ddpm_cli.run_dir.find import ADAPTER_FILE, SINGLE_FILE, find_checkpoint, has_flags, is_of_other_program
 
 
 def find_model(spec: str | Path, *, key: str = "ckpt") -> Path:
@@ -15,9 +16,24 @@ def find_model(spec: str | Path, *, key: str = "ckpt") -> Path:
     path = Path(spec).expanduser()
     if str(spec) == "latest" or not is_of_other_program(path):
         return find_checkpoint(spec, key=key)
+    if _adapter_file(path) is not None:
+        raise UserError(f"{key}={spec} holds adapters alone; name the model that they were trained on, and lora={spec}")
     if (file := file_of_ours(path)) is not None:
         return file
     return read_flags(path).weights if of_flags(path) else diffusers_settings(path).weights
+
+
+def find_adapter(spec: str | Path) -> Path:
+    """The file of adapters that a path names, or that lies in the folder."""
+    file = _adapter_file(Path(spec).expanduser())
+    if file is None:
+        raise UserError(f"lora={spec}: no file of adapters, as ddpm-export format=lora writes {ADAPTER_FILE}")
+    return file
+
+
+def _adapter_file(path: Path) -> Path | None:
+    file = path / ADAPTER_FILE if path.is_dir() else path
+    return file if file.suffix == ".safetensors" and file.is_file() and BASE in read_header(file) else None
 
 
 def of_flags(path: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from ddpm_cli.errors import UserError
 
 OURS = "ddpm_cli"  # the entry of its metadata that makes a file one of ours
+BASE = "base"  # and one that holds adapters alone: the sum of the weights that they were trained on
 _MOST = 100 * 2**20  # bytes, as the library has it
 
 

@@ -23,7 +23,7 @@ def open_model(spec: str | Path, *, key: str = "ckpt") -> OpenCheckpoint:
     file = find_model(spec, key=key)
     if file_of_ours(file) is not None:
         weights, told = single_file.read(file)
-        return OpenCheckpoint(file, _content(weights, file, **told), [])
+        return OpenCheckpoint(file, content_of(weights, file, **told), [])
     if of_flags(file):
         settings = read_flags(file)
         weights, config = state_dicts.read(file, settings.config)
@@ -31,10 +31,11 @@ def open_model(spec: str | Path, *, key: str = "ckpt") -> OpenCheckpoint:
         settings = diffusers_settings(path)
         weights, config = diffusers.read_weights(file), settings.config
     data = {"name": file.parent.name, "fingerprint": "", "class_names": settings.class_names}
-    return OpenCheckpoint(file, _content(weights, file, config=config, step=settings.step, data=data), [])
+    return OpenCheckpoint(file, content_of(weights, file, config=config, step=settings.step, data=data), [])
 
 
-def _content(weights: Weights, file: Path, *, config: Any, step: Any, data: Any) -> Content:
+def content_of(weights: Weights, file: Path, *, config: Any, step: Any, data: Any) -> Content:
+    """The content of a checkpoint that holds one set of weights, and what is said of them."""
     if type(config) is not dict or type(step) is not int or type(data) is not dict:
         raise UserError(f"{file} does not say what its weights are of; it was not written by ddpm-export")
     return {

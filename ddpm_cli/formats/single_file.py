@@ -14,9 +14,9 @@ VERSION = 1
 _PRIVATE = {"run_dir", "resume", "init", "trust", "name", "threads", "device", "devices", "dry_run", "profile"}
 
 
-def write(file: Path, weights: Weights, told: dict[str, Any]) -> None:
-    """told: config, step and data, as a checkpoint holds them."""
-    write_tensors(file, weights, {OURS: json.dumps({"version": VERSION, **told})})
+def write(file: Path, weights: Weights, told: dict[str, Any], **more: str) -> None:
+    """told: config, step and data, as a checkpoint holds them. more: further entries of the metadata."""
+    write_tensors(file, weights, {OURS: json.dumps({"version": VERSION, **told}), **more})
 
 
 def read(file: Path) -> tuple[Weights, dict[str, Any]]:

@@ -140,7 +140,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """emb is unused: one call for both ways to resample."""
-        if folding_pays(x):
+        if folding_pays(x) and not self.conv._forward_hooks:  # which would see nothing of it
             return F.conv_transpose2d(x, fold_doubling(self.conv.weight), self.conv.bias, stride=2, padding=1)
         return self.conv(double(x))
 

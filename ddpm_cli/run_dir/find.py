@@ -11,7 +11,8 @@ OUTPUTS = "outputs"
 _STEP = re.compile(r"step_(\d+)\.pt$")
 # What a folder of another program's holds (formats/find.py opens it), and the one file of `ddpm-export`.
 SINGLE_FILE = "model.safetensors"
-_OTHERS = (SINGLE_FILE, "model_index.json", "config.json", "unet/config.json")
+ADAPTER_FILE = "adapter.safetensors"  # of `ddpm-export format=lora`: of use beside another model
+_OTHERS = (SINGLE_FILE, ADAPTER_FILE, "model_index.json", "config.json", "unet/config.json")
 _NOT_RUNS = {"samples", "checkpoints", "tensorboard", ".hydra", ".submitit"}
 
 

@@ -10,7 +10,7 @@ from ddpm_cli.run_dir.hydra_record import INVOCATION_KEYS
 from ddpm_cli.system import tree
 
 # What the weights and the meaning of a step depend on. A learning rate or a batch size may change; these may not.
-FIXED = ("model", "schedule", "prediction", "variance", "dataset", "representation")
+FIXED = ("model", "adapter", "schedule", "prediction", "variance", "dataset", "representation")
 # But of a data set where it is, and of a network whether it keeps its activations, may.
 _FREE = {"dataset": ("root", "cache", "download"), "model": ("checkpointing",)}
 # What no two nodes are told apart by; `values` a schedule reads from a file when the run begins.

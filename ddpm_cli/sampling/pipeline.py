@@ -140,7 +140,7 @@ def build_pipeline(cfg: dict[str, Any], trained: Trained | None = None) -> Sampl
     """Loads the checkpoint, unless it is there already, and joins it with what the invocation asks for; UserError where
     they do not go together. A `trained` one is moved to the device chosen, and into its number format."""
     knobs, weights, trust = cfg["guidance"], cfg["weights"], cfg["trust"]
-    trained, guide = trained or load_trained(cfg["ckpt"], weights, trust), None
+    trained, guide = trained or load_trained(cfg["ckpt"], weights, trust, lora=cfg["lora"]), None
     if knobs["guide_ckpt"] is not None:
         guide = load_trained(knobs["guide_ckpt"], weights, trust, key="guidance.guide_ckpt")
     with checks.refusals_told():

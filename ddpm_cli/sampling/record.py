@@ -17,7 +17,7 @@ from ddpm_cli.system.files import sha256_of
 
 _EARLIER_RHO = 7.0
 # Of the same image k, drawn at another time.
-_MAY_DIFFER = {"num_images", "device", "versions", "checkpoint", "evaluations"}
+_MAY_DIFFER = {"num_images", "device", "versions", "checkpoint", "lora", "evaluations"}
 
 
 def record_of(cfg: dict[str, Any], pipeline: SamplingPipeline, total: int) -> dict[str, Any]:
@@ -46,6 +46,7 @@ def record_of(cfg: dict[str, Any], pipeline: SamplingPipeline, total: int) -> di
         "guidance": _guidance(cfg["guidance"]),
         "edit": edit,
         "weights": cfg["weights"],
+        **({} if cfg["lora"] is None else {"lora": str(Path(cfg["lora"]).resolve())}),
         "device": str(pipeline.device),
         "precision": pipeline.precision,
         "versions": {"ddpm_cli": __version__, "torch": str(torch.__version__), "numpy": np.__version__},

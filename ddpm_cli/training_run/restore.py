@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ddpm_cli.build.adapter import merged
 from ddpm_cli.build.load import load_weights
 from ddpm_cli.build.transfer import transferred
 from ddpm_cli.errors import UserError
@@ -35,6 +36,7 @@ def _load_averaged(state: TrainState, init: str, class_names: Sequence[str]) -> 
     weights = content["emas"].get("ema")
     if weights is None:
         raise UserError(f"init={init}: {path} holds no averaged weights")
+    weights = merged(weights, content["config"], path)
     names = content.get("data", {}).get("class_names", ())
     weights = transferred(state.network, weights, path, names, class_names)
     load_weights(state.network, weights, path)
