@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ddpm_cli import __version__
 from ddpm_cli.build.machine import Machine
+from ddpm_cli.build.model import build_medium, null_label
+from ddpm_cli.build.trainer import Parts
 from ddpm_cli.data.store import Store
 from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.errors import WorldError
@@ -20,6 +22,7 @@ from ddpm_cli.run_dir import checkpoint
 from ddpm_cli.run_dir.checkpoint import Progress
 from ddpm_cli.run_dir.find import checkpoints
 from ddpm_cli.run_dir.folder import RunDir
+from ddpm_cli.sampling.conditions import given_by_data, held_out
 from ddpm_cli.sampling.preview import Preview
 from ddpm_cli.system.memory import out_of_memory_told
 from ddpm_cli.training.journal import Journal
@@ -29,6 +32,13 @@ from ddpm_cli.training.step import TrainStep
 from ddpm_cli.training_run.restore import load_state
 
 log = logging.getLogger("ddpm_cli")
+
+
+def build_preview(cfg: dict[str, Any], parts: Parts) -> Preview:
+    """Of a model with a condition, from images that it is not trained on."""
+    classes, images = null_label(parts.denoiser.network), cfg["training"]["num_samples"]
+    given, device = given_by_data(cfg, held_out(cfg)), parts.machine.device
+    return Preview(parts.sampler, build_medium(cfg), images, classes, cfg["seed"], device, given=given)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_cli.build.load import load_weights
+from ddpm_cli.build.model import num_condition_channels
 from ddpm_cli.build.transfer import transferred
 from ddpm_cli.errors import UserError
 from ddpm_cli.formats.opened import open_model
@@ -20,7 +21,7 @@ def restored(
     if resumed is not None:
         load_state(state, resumed.content, resumed.path)
     elif cfg["init"] is not None:
-        _load_averaged(state, cfg["init"], class_names)
+        _load_averaged(state, cfg, class_names)
 
 
 def load_state(state: TrainState, content: Content, path: Path) -> None:
@@ -29,14 +30,16 @@ def load_state(state: TrainState, content: Content, path: Path) -> None:
     state.load_state_dict(content)
 
 
-def _load_averaged(state: TrainState, init: str, class_names: Sequence[str]) -> None:
+def _load_averaged(state: TrainState, cfg: dict[str, Any], class_names: Sequence[str]) -> None:
     """Begins with the averaged weights of another run, or with those of another program's model."""
+    init = cfg["init"]
     path, content, _ = open_model(init, key="init")
     weights = content["emas"].get("ema")
     if weights is None:
         raise UserError(f"init={init}: {path} holds no averaged weights")
     names = content.get("data", {}).get("class_names", ())
-    weights = transferred(state.network, weights, path, names, class_names)
+    of_conditions = (num_condition_channels(content["config"]), num_condition_channels(cfg))
+    weights = transferred(state.network, weights, path, names, class_names, of_conditions)
     load_weights(state.network, weights, path)
     for ema in state.emas.values():
         ema.network.load_state_dict(weights)
