@@ -15,7 +15,7 @@ from ddpm_cli.build.trainer import build_conditions, build_data
 from ddpm_cli.data.conditions import Condition, Conditions, as_cond, read_vectors
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.media.arrays import medium_of
-from ddpm_cli.media.base import DecodeError, Medium, files_below, files_of
+from ddpm_cli.media.base import DecodeError, Medium, files_of
 from ddpm_cli.seeding import generator
 
 _ORDER = 204  # the stream of this module
@@ -156,7 +156,7 @@ def load_given(cfg: dict[str, Any], trained: dict[str, Any]) -> Given | None:
 def _vectors(spec: str, width: int) -> Tensor:
     """(n, width) of a file, or of all of a folder by name."""
     path = Path(spec)
-    files = files_below(path, (".npy",)) if path.is_dir() else [path]
+    files = sorted(path.glob("[!.]*.npy")) if path.is_dir() else [path]
     if not files:
         raise UserError(f"conditions={spec} holds no .npy files")
     found = [read_vectors(file, "conditions") for file in files]

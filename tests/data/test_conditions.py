@@ -35,8 +35,9 @@ def store():
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Two folders of the same pictures, with other endings in the second."""
-    place, images = tmp_path_factory.mktemp("pairs"), shapes(
-        num_images=13, seed=1, split="train", channels=3, image_size=8, num_classes=2
+    place, images = (
+        tmp_path_factory.mktemp("pairs"),
+        shapes(num_images=13, seed=1, split="train", channels=3, image_size=8, num_classes=2),
     )
     for k, pixels in enumerate(images.items):
         for name, ending in (("photos", "png"), ("edges", "bmp")):
