@@ -99,6 +99,12 @@ def test_a_sample_depends_on_its_condition_alone_and_goes_with_guidance_and_edit
         "edited": "conditions=old.jpg edit=sdedit edit.image=photos/cat/00.png num_images=2",
     }.items():
         run("sample", *draw, *line.split(), f"out_dir=s_{name}", cwd=place)
+    kept = (
+        "conditions=photos condition_masks=hole.png edit=inpaint edit.image=photos edit.mask=hole.png edit.resample=1"
+    )
+    run("sample", "ckpt=mask", "sampler.num_steps=2", *kept.split(), "out_dir=s_kept", cwd=place)
+    with Image.open(place / "photos/cat/00.png") as photo, Image.open(place / "s_kept/images/000000.png") as drawn:
+        assert (np.array(photo) != np.array(drawn)).any(2).sum() <= 15
     run("sample", "ckpt=mask", "num_images=3", "sampler=dpmpp", "sampler.num_steps=2", "out_dir=s_own", cwd=place)
     assert json.loads((place / "s_own/sampling.json").read_text())["conditions"]["from"] == "photos"
     found = {name: np.load(place / f"s_{name}/samples.npz")["images"] for name in ("all", "one", "guided", "edited")}
@@ -147,6 +153,14 @@ def test_weights_of_another_model_begin_as_it_was(place, kind):
     run("train", f"init=begun_{kind}", *still, f"run_dir=taken_{kind}", cwd=place)
     taken, begun = (load_trained(place / f"{name}_{kind}").config["condition"] for name in ("taken", "begun"))
     assert taken == begun, "the condition comes with the weights"
+
+
+def test_a_run_that_goes_on_says_that_what_lies_beside_its_items_is_another(place):
+    before = (place / "vectors.npy").read_bytes()
+    np.save(place / "vectors.npy", np.zeros((30, 5)))
+    done = run("train", "resume=vector", "training.num_steps=13", cwd=place)
+    (place / "vectors.npy").write_bytes(before)
+    assert "the data set is not the one of the checkpoint" in done.stderr
 
 
 REFUSED = {

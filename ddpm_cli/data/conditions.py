@@ -226,7 +226,7 @@ class Conditions:
         if self.beside is None:
             return InBatches(self.condition, batch_size, seed, None)
         batches = Batches(self.beside, batch_size, seed, flip and not self.condition.vector, device)
-        return InBatches(self.condition, batch_size, seed, batches.batch)
+        return InBatches(self.condition, batch_size, seed, batches.batch, self.beside.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -238,6 +238,7 @@ class InBatches:
     batch_size: int
     seed: int
     batch: Callable[[int, int, int], tuple[Tensor, Tensor | None]] | None  # of what lies beside
+    fingerprint: str | None = None  # of that
 
     def beside(self, step: int, start: int, stop: int) -> Tensor | None:
         """(B, K, H, W) mirrored as the images are, or (B, D)."""

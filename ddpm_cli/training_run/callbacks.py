@@ -29,7 +29,7 @@ from ddpm_cli.training.journal import Journal
 from ddpm_cli.training.loop import Interrupted
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import TrainStep
-from ddpm_cli.training_run.restore import load_state
+from ddpm_cli.training_run.restore import data_fingerprint, load_state
 
 log = logging.getLogger("ddpm_cli")
 
@@ -144,5 +144,9 @@ def run_content(cfg: dict[str, Any], machine: Machine, train_step: TrainStep, st
         "micro_batch_size": train_step.settings.micro_batch_size if auto else None,
         "version": __version__,
         "torch": str(torch.__version__),
-        "data": {"name": store.name, "fingerprint": store.fingerprint, "class_names": list(store.class_names)},
+        "data": {
+            "name": store.name,
+            "fingerprint": data_fingerprint(store, train_step),
+            "class_names": list(store.class_names),
+        },
     }

@@ -1,5 +1,6 @@
 """The state that a run starts from, as files hold it."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,14 @@ from typing import Any
 from ddpm_cli.build.load import load_weights
 from ddpm_cli.build.model import num_condition_channels
 from ddpm_cli.build.transfer import transferred
+from ddpm_cli.data.store import Store, fingerprint
 from ddpm_cli.errors import UserError
 from ddpm_cli.formats.opened import open_model
 from ddpm_cli.run_dir.checkpoint import Content, OpenCheckpoint
 from ddpm_cli.training.state import TrainState
+from ddpm_cli.training.step import TrainStep
+
+log = logging.getLogger("ddpm_cli")
 
 
 def restored(
@@ -22,6 +27,18 @@ def restored(
         load_state(state, resumed.content, resumed.path)
     elif cfg["init"] is not None:
         _load_averaged(state, cfg, class_names)
+
+
+def data_fingerprint(store: Store, train_step: TrainStep) -> str:
+    """Of all that a run trains on: its data set, and what lies beside each item."""
+    beside = None if train_step.conditions is None else train_step.conditions.fingerprint
+    return store.fingerprint if beside is None else fingerprint({"items": store.fingerprint, "beside": beside})
+
+
+def warn_of_other_data(resumed: OpenCheckpoint, store: Store, train_step: TrainStep) -> None:
+    before, now = resumed.content.get("data", {}).get("fingerprint"), data_fingerprint(store, train_step)
+    if before != now:
+        log.warning("the data set is not the one of the checkpoint (%s, was %s)", now, before)
 
 
 def load_state(state: TrainState, content: Content, path: Path) -> None:

@@ -59,7 +59,7 @@ from ddpm_cli.training_run.launch import Workers, check_launched, ranks_for
 from ddpm_cli.training_run.measurements import build_measurements, objective
 from ddpm_cli.training_run.probe import joined
 from ddpm_cli.training_run.profile import Profile
-from ddpm_cli.training_run.restore import restored
+from ddpm_cli.training_run.restore import restored, warn_of_other_data
 
 log = logging.getLogger("ddpm_cli")
 
@@ -186,9 +186,7 @@ def _built(opened: Opened, store: Store) -> tuple[TrainStep, TrainState]:
     restored(state, cfg, resumed, store.class_names)
     if resumed is not None:
         run.set_aside(state.step, resumed.damaged)
-        before = resumed.content.get("data", {}).get("fingerprint")
-        if before != store.fingerprint:
-            log.warning("the data set is not the one of the checkpoint (%s, was %s)", store.fingerprint, before)
+        warn_of_other_data(resumed, store, train_step)
     return train_step, state
 
 
