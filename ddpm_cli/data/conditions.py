@@ -65,7 +65,7 @@ class Condition(Protocol):
 
 @dataclass(frozen=True)
 class LowResolution(Condition):
-    """The image with each square of factor x factor pixels averaged, enlarged again bicubically (SR3, Section 2.3)."""
+    """The image with each square of factor x factor pixels averaged, enlarged again bicubically (SR3, Section 2.4)."""
 
     factor: int = 2
 
@@ -99,7 +99,10 @@ class Grey(Condition):
 @dataclass(frozen=True)
 class Mask(Condition):
     """The image with a hole, grey in there, and where that is: 1 in a further channel. In training a rectangle of which
-    each side is a share of the image's between the two of `share`, anywhere in it."""
+    each side is a share of the image's between the two of `share`, anywhere in it.
+
+    Palette has noise in the hole and is trained on the hole alone (Section 3); here every pixel is, known or not.
+    """
 
     share: Sequence[float] = (0.25, 0.75)
 
@@ -156,8 +159,8 @@ class Image(Condition):
 
 @dataclass(frozen=True)
 class Vector(Condition):
-    """A row of numbers for each item, out of an .npy file (N, width): of the items of the set in their order, or of all
-    of which the set is a split."""
+    """A row of numbers for each item, out of an .npy file (N, width): of what is trained on in its order, or of the
+    whole set, train and test; the test split has vectors in the second case alone."""
 
     path: str
     width: int
@@ -172,7 +175,7 @@ class Vector(Condition):
         if rows.shape[1] != self.width:
             raise UserError(f"condition.path: {self.path} has rows of {rows.shape[1]} numbers, not of {self.width}")
         found, split = rows, dataset.get("split")
-        if len(rows) != len(store) and split in ("train", "test"):  # as data sets without a split of their own are cut
+        if split == "test" or (split == "train" and len(rows) != len(store)):  # as sets are cut that come as one
             found = rows[(torch.arange(len(rows)) % 6 == 5) == (split == "test")]
         if len(found) != len(store):
             raise UserError(

@@ -81,7 +81,7 @@ class Denoiser(nn.Module):
 
     def _output(self, scaled: Tensor, time: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None]:
         """The network's prediction and its variance output, in the input's dtype. The network has the channels of a
-        condition behind those of x_t (SR3, Saharia et al. 2021, Section 2.3)."""
+        condition behind those of x_t (SR3, Saharia et al. 2021, Section 2.4)."""
         dtype = scaled.dtype
         if cond is not None and "condition" in cond:
             scaled = torch.cat([scaled, cond["condition"].to(dtype)], 1)
