@@ -79,12 +79,14 @@ class Given:
         return torch.stack(alike, 1).flatten(0, 1), len(alike) * _GROUPS
 
     @property
-    def sha256(self) -> str | None:
-        """Of what is in files."""
-        if self.items is None:
-            return None
-        digest = hashlib.sha256(self.items.numpy().tobytes())
-        digest.update(b"" if self.masks is None else self.masks.numpy().tobytes())
+    def fingerprint(self) -> str:
+        """Equal for equal conditions."""
+        if self.of_data is not None:
+            stores = [self.of_data.store, self.of_data.beside]
+            return " ".join(store.fingerprint for store in stores if store is not None)
+        digest = hashlib.sha256()
+        for part in (self.items, self.masks):
+            digest.update(b"" if part is None else part.numpy().tobytes())
         return digest.hexdigest()
 
 

@@ -88,7 +88,7 @@ def _completed(knobs: dict[str, Any], pipeline: SamplingPipeline) -> dict[str, A
 def _given(pipeline: SamplingPipeline) -> dict[str, Any]:
     """What the images are drawn from, of a model with a condition."""
     given = pipeline.given
-    told = None if given is None else {"from": given.told, "number": len(given), "sha256": given.sha256}
+    told = None if given is None else {"from": given.told, "number": len(given), "fingerprint": given.fingerprint}
     return {} if told is None else {"conditions": told}
 
 
