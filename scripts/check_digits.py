@@ -5,10 +5,12 @@
     python scripts/check_digits.py importance CKPT              variance of the bound's gradient by distribution of t
     python scripts/check_digits.py classes CKPT...              share of drawn images that are read as their label
     python scripts/check_digits.py samples FOLDER...            the same of digits of ddpm-sample, and how diverse
+    python scripts/check_digits.py conditions CKPT...           the same of one image a condition of the test split
 
 The checkpoints: ddpm-train run_dir=default; the same with variance=learned_range loss=hybrid, with experiment=...;
-`bound` compares the analytic variance where ddpm-analytic has measured it; `bound` and `classes` take checkpoints of
-any data set, and root=DIR names a folder of images to judge instead of the test split of the checkpoint's own data.
+`bound` compares the analytic variance where ddpm-analytic has measured it; `bound`, `classes` and `conditions` take
+checkpoints of any data set, and root=DIR names a folder of images to judge instead of the test split of the
+checkpoint's own data.
 """
 
 import sys
@@ -28,6 +30,7 @@ from ddpm_cli.data.digits import digits
 from ddpm_cli.diffusion import likelihood, losses, schedule, timesteps, variance, weighting
 from ddpm_cli.diffusion.denoiser import Denoiser, clipped
 from ddpm_cli.run_dir import checkpoint
+from ddpm_cli.sampling.conditions import held_out
 from ddpm_cli.sampling.generate import ImageNoise, walk
 
 COUNT = 299  # images: all of the test split of digits
@@ -203,18 +206,40 @@ def frechet(a: Tensor, b: Tensor) -> float:
     return float((m_a - m_b).square().sum() + c_a.trace() + c_b.trace() - 2 * root)
 
 
+def check_conditions(paths: list[str]) -> None:
+    """The same of a model with a condition: an image for that of each of the test split, judged by its true class; and
+    of what the condition alone would be read as, scaled up."""
+    for path in paths:
+        trained = load_trained(path)
+        data = held_out(trained.config)
+        if data is None or data.store.labels is None:
+            raise SystemExit(f"{path} has no condition, or no classes")
+        judge, sampler = judge_of(trained.config), build_sampler(trained.config, trained.denoiser)
+        count = len(data.store)
+        with torch.inference_mode():
+            rows = [torch.tensor(part) for part in parts_of(count, 250)]
+            told = [(data.store.labels[some], data.cond(some)) for some in rows]
+            images = [drawn(trained, sampler, p, *of) for p, of in zip(parts_of(count, 250), told, strict=True)]
+        last, real = torch.cat(images).clamp(-1, 1), data.store.to_model(data.store.items)
+        share, apart = judge.score(last.flatten(1), data.store.labels), float((last - real).abs().mean()) / 2
+        print(f"  {path}: {share:.3f} of {count}; pixels differ by {apart:.3f} of the range")
+        shown = data.cond(torch.arange(count)).get("condition")
+        if shown is not None and shown.shape == real.shape:
+            print(f"  of the condition itself: {judge.score(shown.flatten(1), data.store.labels):.3f}")
+
+
 def parts_of(count: int, size: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def drawn(trained, sampler, indices: range, labels: Tensor) -> Tensor:
+def drawn(trained, sampler, indices: range, labels: Tensor, told: dict[str, Tensor] | None = None) -> Tensor:
     steps = walk(
         clipped(trained.denoiser),
         sampler,
         trained.denoiser.schedule,
         trained.variance,
         ImageNoise(0, indices, item_shape(trained.config), torch.device("cpu")),
-        {"labels": labels},
+        {"labels": labels, **(told or {})},
     )
     for step in steps:
         last = step.x
@@ -223,7 +248,8 @@ def drawn(trained, sampler, indices: range, labels: Tensor) -> Tensor:
 
 if __name__ == "__main__":
     command, *names = sys.argv[1:] or [""]
-    checks = {"bound": check_bound, "classes": check_classes, "samples": check_samples}
+    checks = {"bound": check_bound, "classes": check_classes}
+    checks |= {"samples": check_samples, "conditions": check_conditions}
     singles = {"importance": check_importance, "full": check_full}
     if not names or command not in {**checks, **singles}:
         raise SystemExit(__doc__)

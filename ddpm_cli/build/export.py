@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from torch.export import ExportedProgram
 from ddpm_cli.build.adapter import merged, open_adapter, write_adapter
 from ddpm_cli.build.labels import class_numbers
 from ddpm_cli.build.load import Trained, load_trained, load_weights
-from ddpm_cli.build.model import build_denoiser, item_shape, null_label
+from ddpm_cli.build.model import build_condition, build_denoiser, input_shape, null_label
 from ddpm_cli.config.context import Context
 from ddpm_cli.config.overrides import as_command
+from ddpm_cli.data.conditions import Condition
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.formats import diffusers, onnx_file, single_file, traced
 from ddpm_cli.formats.card import card
@@ -49,6 +51,10 @@ class Source:
         """Whether what is written is told of classes."""
         return self.label is None and null_label(self.network) is not None
 
+    @cached_property
+    def condition(self) -> Condition | None:
+        return build_condition(self.trained.config)
+
     @property
     def told(self) -> dict[str, Any]:
         """config, step and data, as a checkpoint holds them."""
@@ -60,7 +66,10 @@ class Source:
     def output(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
         if self.label is not None:
             labels = torch.full((x.shape[0],), self.label)  # not len(x): that would fix the number of a graph's images
-        return self.network(x, time, None if labels is None else {"labels": labels})
+        cond = {} if labels is None else {"labels": labels}
+        if self.condition is not None and self.condition.vector:
+            cond["vector"] = torch.ones(x.shape[0], *self.condition.given_shape(()))
+        return self.network(x, time, cond or None)
 
 
 Written = Callable[[Path], float]  # writes into a folder, and returns how far the outputs are from the source's
@@ -134,6 +143,8 @@ def _as_diffusers(source: Source) -> Written:
     with _remedy_told():
         if cfg.get("representation") is not None:
             raise UserError("diffusers' pipelines of DDPM draw images, and this is a model of sounds")
+        if source.condition is not None:
+            raise ValueError("diffusers' pipelines of DDPM draw from noise alone, and this model has a condition")
         unet = {"sample_size": cfg["dataset"]["image_size"], **network.diffusers_config()}
         scheduler = diffusers.scheduler_config(cfg, schedule, cfg.get("clip", True))
     weights = network.state_dict()
@@ -187,6 +198,7 @@ def _as_lora(source: Source) -> Written:
 
 
 def _as_onnx(source: Source) -> Written:
+    _refuse_vector(source)
     onnx_file.check_installed()
 
     def write(folder: Path) -> float:
@@ -197,6 +209,8 @@ def _as_onnx(source: Source) -> Written:
 
 
 def _as_torch_export(source: Source) -> Written:
+    _refuse_vector(source)
+
     def write(folder: Path) -> float:
         traced.write(folder / "model.pt2", _traced(source), source.told)
         return _distance(source, traced.opened(folder / "model.pt2"))
@@ -204,8 +218,14 @@ def _as_torch_export(source: Source) -> Written:
     return write
 
 
+def _refuse_vector(source: Source) -> None:
+    if source.condition is not None and source.condition.vector:
+        raise UserError("a graph has no input for the vector of condition=vector; choose format=safetensors")
+
+
 def _traced(source: Source) -> ExportedProgram:
-    shape, times = item_shape(source.trained.config), _network_times(source.trained)
+    """Of a model with a condition, the channels of it stand behind those of the noisy image."""
+    shape, times = input_shape(source.trained.config), _network_times(source.trained)
     return traced.traced(source.output, source.network, shape, times, source.labelled)
 
 
@@ -234,7 +254,7 @@ def _distance(source: Source, other: Call) -> float:
     """The largest difference of the two networks' outputs, of several images at once and of one, beside what is larger:
     1 or the largest output."""
     time, numbers = _network_times(source.trained), torch.Generator().manual_seed(0)
-    x = torch.randn(len(time), *item_shape(source.trained.config), generator=numbers)
+    x = torch.randn(len(time), *input_shape(source.trained.config), generator=numbers)
     labels = torch.arange(len(time)) % (source.network.num_classes + 1) if source.labelled else None
     apart = 0.0
     for part in (slice(None), slice(1)):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ddpm_cli.build.network_size import OPEN, with_network_sized
 from ddpm_cli.config.stored import check_stored
+from ddpm_cli.data.conditions import read_vectors
 from ddpm_cli.data.described import FOUND, OPEN_VALUES, described
 from ddpm_cli.errors import UserError
 from ddpm_cli.formats.opened import open_model
@@ -21,13 +22,18 @@ _OF_WEIGHTS = ("model", "schedule", "prediction", "variance")  # what weights me
 
 def with_values_found(cfg: Config, typed_keys: Sequence[str] = ()) -> Config:
     """The configuration with what it leaves open filled in: what the weights of `init` are of, what the files of a data
-    set say of it, the numbers of a schedule that is read from a file, and the size of the network of model=auto."""
+    set say of it, the numbers of a schedule that is read from a file, a vector's width, and the size of the network of
+    model=auto."""
     if cfg.get("adapter") is not None and cfg.get("init") is None:
         raise UserError("adapter: adapters are of a trained network; name it with init=RUN, or leave adapter out")
     if cfg.get("init") is not None:
         cfg = _with_what_weights_are_of(cfg, typed_keys)
     if "path" in cfg["schedule"] and cfg["schedule"]["values"] is None:
         cfg = {**cfg, "schedule": {**cfg["schedule"], "values": read_table(Path(cfg["schedule"]["path"]))}}
+    condition = cfg.get("condition") or {}
+    if condition.get("width", 0) is None:
+        width = read_vectors(Path(condition["path"]), "condition.path").shape[1]
+        cfg = {**cfg, "condition": {**condition, "width": width}}
     return with_network_sized(_with_data_described(cfg))
 
 
@@ -47,6 +53,8 @@ def _with_what_weights_are_of(cfg: Config, typed_keys: Sequence[str]) -> Config:
         if group == "model":
             node |= {key: cfg["model"][key] for key in ("in_channels", "num_classes")}
         cfg = {**cfg, group: node}
+    if not any(key.split(".")[0] in ("condition", "experiment") for key in typed_keys) and stored.get("condition"):
+        cfg, taken = {**cfg, "condition": stored["condition"]}, [*taken, "condition"]
     if taken:
         log.info("%s of %s, but for what is typed", ", ".join(taken), path)
     return cfg

@@ -8,6 +8,7 @@ import inspect
 from typing import Any
 
 from ddpm_cli.config.targets import load_target
+from ddpm_cli.data.conditions import Condition
 from ddpm_cli.diffusion.editing import Edit
 from ddpm_cli.diffusion.losses import Loss
 from ddpm_cli.diffusion.prediction import Prediction
@@ -30,6 +31,7 @@ _JOINED = {  # keys of a group that are not arguments of its _target_
 }
 _PROTOCOLS: dict[str, Any] = {
     "representation": Representation,
+    "condition": Condition,
     "model": Network,
     "prediction": Prediction,
     "variance": Variance,

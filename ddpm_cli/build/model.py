@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ddpm_cli.build.instantiate import make, make_asking
+from ddpm_cli.build.instantiate import make, make_asking, name_of
+from ddpm_cli.data.conditions import Condition
 from ddpm_cli.diffusion import schedule as schedules
 from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.diffusion.samplers import Sampler
@@ -40,6 +41,33 @@ def item_shape(cfg: Config) -> tuple[int, ...]:
     return build_medium(cfg).item_shape
 
 
+def build_condition(cfg: Config) -> Condition | None:
+    """What items are drawn from beside noise and class; UserError where these data have no such thing."""
+    node = cfg.get("condition")
+    if node is None:
+        return None
+    condition: Condition = make("condition", node, cfg.get("trust", []))
+    if not condition.vector and cfg.get("representation") is not None:
+        raise UserError(f"condition: {name_of(node)} is of images; of sounds choose condition=vector, or leave it out")
+    try:
+        condition.num_shown(item_shape(cfg))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return condition
+
+
+def input_shape(cfg: Config) -> tuple[int, ...]:
+    """Of what the network takes: an item, and behind its channels those of a condition."""
+    channels, *size = item_shape(cfg)
+    return (channels + num_condition_channels(cfg), *size)
+
+
+def num_condition_channels(cfg: Config) -> int:
+    """How many channels the network is shown behind an item's."""
+    condition = build_condition(cfg)
+    return 0 if condition is None or condition.vector else condition.num_shown(item_shape(cfg))
+
+
 def build_schedule(cfg: Config) -> schedules.NoiseSchedule:
     """The noise schedule, with zero terminal SNR and the network's time rescaled where asked for."""
     node = cfg["schedule"]
@@ -62,7 +90,11 @@ def build_denoiser(cfg: Config) -> Denoiser:
     if model.get("class_conditional") and not cfg["dataset"].get("num_classes"):
         model["class_conditional"] = False  # an unlabelled set has no classes to condition on
     outputs = model["in_channels"] * (2 if variance.learned else 1)
-    network = make("model", model, trust, out_channels=outputs)
+    told: dict[str, int] = {}
+    if (condition := build_condition(cfg)) is not None:
+        model["in_channels"] += num_condition_channels(cfg)
+        told = {"vector_dim": condition.num_shown(item_shape(cfg))} if condition.vector else {}
+    network = make("model", model, trust, out_channels=outputs, **told)
     try:
         check_dims(network, item_shape(cfg))
         network.check_input(item_shape(cfg))

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ddpm_cli.build.machine import forward_flops
-from ddpm_cli.build.model import build_denoiser, item_shape
+from ddpm_cli.build.model import build_denoiser, input_shape, item_shape
 from ddpm_cli.config.durations import seconds_of
 from ddpm_cli.errors import UserError
 from ddpm_cli.system.device import choose_device
@@ -90,7 +90,7 @@ def speed(cfg: Config) -> float:
 
 def _flops(cfg: Config) -> int:
     with torch.device("meta"):
-        return forward_flops(build_denoiser(cfg).network, item_shape(cfg))
+        return forward_flops(build_denoiser(cfg).network, input_shape(cfg))
 
 
 def _size(side: int, channels: int, mult: list[int], blocks: int, shape: tuple[int, ...]) -> Size:

@@ -7,7 +7,7 @@ from torch import nn
 
 from ddpm_cli.build.instantiate import name_of
 from ddpm_cli.build.machine import forward, num_ranks
-from ddpm_cli.build.model import item_shape, null_label
+from ddpm_cli.build.model import input_shape, item_shape, null_label
 from ddpm_cli.build.network_size import speed
 from ddpm_cli.build.trainer import Parts, build_parts
 from ddpm_cli.config.durations import seconds_of
@@ -22,6 +22,7 @@ def describe(cfg: dict[str, Any]) -> dict[str, Any]:
     groups = ("dataset", "schedule", "model", "prediction", "variance", "weighting", "timesteps", "loss", "sampler")
     known = {
         **{group: name_of(cfg[group]) for group in groups},
+        **({"condition": name_of(cfg["condition"])} if cfg.get("condition") is not None else {}),
         "num_timesteps": denoiser.schedule.num_timesteps,
         "item_shape": "x".join(map(str, item_shape(cfg))),
         "classes": cfg["dataset"]["num_classes"] if null_label(denoiser.network) is not None else "unconditional",
@@ -62,7 +63,7 @@ def _memory(parts: Parts, cfg: dict[str, Any]) -> float:
     share = min(at_once, training["batch_size"] // num_ranks(cfg, training["batch_size"]))
     halved = 1 if PRECISIONS[parts.machine.precision] is None else 0.6  # norms keep their input in float32
     network = parts.denoiser.network
-    one, two = (_kept(network, item_shape(cfg), count) for count in (1, 2))
+    one, two = (_kept(network, input_shape(cfg), count) for count in (1, 2))
     # What is kept of the weights themselves, such as their norms, does not grow with the images.
     held = sum((5 if p.requires_grad else 2) * p.nbytes for p in network.parameters())
     return held + max(0, 2 * one - two) + share * halved * (two - one)

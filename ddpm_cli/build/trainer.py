@@ -13,8 +13,18 @@ from ddpm_cli.build.adapter import adapt
 from ddpm_cli.build.averages import build_averaging
 from ddpm_cli.build.instantiate import make, make_asking
 from ddpm_cli.build.machine import Machine, choose_machine, forward_flops
-from ddpm_cli.build.model import Config, build_denoiser, build_representation, build_sampler, item_shape, null_label
+from ddpm_cli.build.model import (
+    Config,
+    build_condition,
+    build_denoiser,
+    build_representation,
+    build_sampler,
+    input_shape,
+    item_shape,
+    null_label,
+)
 from ddpm_cli.config.durations import seconds_of
+from ddpm_cli.data.conditions import Conditions
 from ddpm_cli.data.loading.augment import NUM_LABELS, GeometricAugment
 from ddpm_cli.data.loading.batches import Batches
 from ddpm_cli.data.store import Store
@@ -60,7 +70,7 @@ def build_parts(cfg: Config, stored: Mapping[str, Any] = MappingProxyType({})) -
     torch.manual_seed(cfg["seed"])
     denoiser = build_denoiser(cfg)
     adapt(denoiser.network, cfg)
-    flops = forward_flops(denoiser.network, item_shape(cfg))  # what `precision=auto` goes by
+    flops = forward_flops(denoiser.network, input_shape(cfg))  # what `precision=auto` goes by
     machine = choose_machine(cfg, flops, 3 * _images(cfg, flops), stored)  # a backward pass costs two forward ones
     loss, timesteps = build_objective(cfg, denoiser)
     augment = build_augment(cfg, denoiser.network)
@@ -130,6 +140,12 @@ def build_data(cfg: Config) -> Store:
     return store
 
 
+def build_conditions(cfg: Config, store: Store) -> Conditions | None:
+    """What the items of `store`, made by the configuration, are drawn from; None where that is noise alone."""
+    condition = build_condition(cfg)
+    return None if condition is None else Conditions.of(condition, cfg["dataset"], store)
+
+
 def build_augment(cfg: Config, network: nn.Module) -> GeometricAugment | None:
     """The augmentations; UserError for a network that is not told of them and so would draw them."""
     probability = cfg["training"].get("augment", 0.0)
@@ -195,7 +211,10 @@ def build_train_step(cfg: Config, parts: Parts, store: Store) -> TrainStep:
     batch_size, micro, seed = training["batch_size"], training["micro_batch_size"], cfg["seed"]
     weights = sum(parameter.nbytes for parameter in parts.denoiser.network.parameters())
     reserved = 4 * weights  # the gradient, the optimiser's two moments and the average, which are not there yet
-    batches = Batches(store, batch_size, seed, cfg["dataset"].get("flip", False), device, reserved)
+    flip = cfg["dataset"].get("flip", False)
+    batches = Batches(store, batch_size, seed, flip, device, reserved)
+    conditions = build_conditions(cfg, store)
+    beside = None if conditions is None else conditions.in_batches(batch_size, seed, flip, device)
     settings = StepSettings(
         num_steps=training["num_steps"],
         batch_size=batch_size,
@@ -210,4 +229,6 @@ def build_train_step(cfg: Config, parts: Parts, store: Store) -> TrainStep:
         reference_steps=optimizer.get("reference_steps"),
     )
     draws = Draws(seed, batch_size, device)
-    return TrainStep(parts.denoiser, parts.loss, parts.timesteps, batches.batch, draws, settings, parts.augment)
+    return TrainStep(
+        parts.denoiser, parts.loss, parts.timesteps, batches.batch, draws, settings, parts.augment, beside
+    )  # fmt: skip

@@ -15,19 +15,26 @@ from ddpm_cli.models.lora import is_adapter
 
 log = logging.getLogger("ddpm_cli")
 _CLASSES = "class_embedding.weight"
+_VECTOR = ("vector_embedding.weight", "vector_embedding.bias")
 _FIRST, _LAST = ("conv_in.weight",), ("conv_out.weight", "conv_out.bias")
 ENDS = (_CLASSES, *_FIRST, *_LAST)  # what may differ from the weights that a run started from, though it is frozen
 Weights = dict[str, Tensor]
 
 
 def transferred(
-    network: nn.Module, saved: Weights, path: Path | str, old_names: Sequence[str] = (), names: Sequence[str] = ()
+    network: nn.Module,
+    saved: Weights,
+    path: Path | str,
+    old_names: Sequence[str] = (),
+    names: Sequence[str] = (),
+    conditions: tuple[int, int] = (0, 0),
 ) -> Weights:
     """`saved` with its ends fitted to the network, and the network's own adapters, for load_weights; what was done is
     told line by line.
 
     old_names, names: of the classes, where they are known: a class of the same name keeps its row. Another begins as
-    the null label, or, where that has no row, as the mean of the classes.
+    the null label, or, where that has no row, as the mean of the classes. conditions: how many channels of the first
+    convolution, the last of them, are a condition's, in the file and here; other ones begin without effect.
     """
     state, told = network.state_dict(), dict[str, str]()
     mine = {name: weight for name, weight in state.items() if not is_adapter(name)}
@@ -41,13 +48,20 @@ def transferred(
     if _CLASSES in mine and _CLASSES in saved and mine[_CLASSES].shape[1:] == saved[_CLASSES].shape[1:]:
         fitted[_CLASSES], done = _rows(mine[_CLASSES], saved[_CLASSES], network, old_names, names)
         told |= {} if done is None else {_CLASSES: done}
+    for name in _VECTOR:
+        old, fresh = fitted.pop(name, None), mine.get(name)
+        if fresh is not None:
+            same = old is not None and old.shape == fresh.shape
+            fitted[name] = old if old is not None and same else torch.zeros_like(fresh)
+            told |= {} if same else {name: "begins without effect"}
     for name in (*_FIRST, *_LAST):
         old, fresh = saved.get(name), mine.get(name)
         if old is None or fresh is None or old.shape == fresh.shape:
             continue
-        if (resized := _channels(name, fresh, old, network)) is not None:
+        if (resized := _channels(name, fresh, old, network, conditions)) is not None:
             fitted[name] = resized
-            told[name] = f"{tuple(old.shape)} to {tuple(fresh.shape)}, by the mean over channels"
+            how = "a condition's channels begin without effect" if any(conditions) else "by the mean over channels"
+            told[name] = f"{tuple(old.shape)} to {tuple(fresh.shape)}, {how}"
     log.info("%s: %d of %d tensors are taken as they are", path, len(mine.keys() - told.keys()), len(mine))
     still = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     for name, done in told.items():
@@ -77,22 +91,28 @@ def _rows(
     return torch.stack(rows), f"{count} classes to {classes}: {kept} keep their row, the others begin as {begin}"
 
 
-def _channels(name: str, fresh: Tensor, old: Tensor, network: nn.Module) -> Tensor | None:
+def _channels(
+    name: str, fresh: Tensor, old: Tensor, network: nn.Module, conditions: tuple[int, int] = (0, 0)
+) -> Tensor | None:
     """The first or last convolution for another number of channels: so that a grey image in colour gives what the grey
     one gave, and the other way round. None where more than the channels differ.
 
     What a channel has is a block: the pixels of a patch; and of the last convolution, one of each of its outputs (the
     prediction, and the variance where it is learned).
     """
-    channels: int = network.in_channels  # type: ignore[assignment]
+    before, after = conditions
+    channels: int = network.in_channels - after  # type: ignore[assignment, operator]
     outputs: int = network.out_channels // channels  # type: ignore[assignment, operator]
     if name in _FIRST:
-        pixels = fresh.shape[1] // channels
+        pixels = fresh.shape[1] // (channels + after)
         if fresh.shape[0] != old.shape[0] or fresh.shape[2:] != old.shape[2:] or old.shape[1] % pixels:
             return None
-        by_channel = old.unflatten(1, (-1, pixels))
-        mean = by_channel.mean(1, keepdim=True) * (by_channel.shape[1] / channels)
-        return mean.expand(-1, channels, *mean.shape[2:]).flatten(1, 2).clone()
+        by_channel = old.unflatten(1, (-1, pixels))[:, : old.shape[1] // pixels - before]
+        if by_channel.shape[1] != channels:
+            mean = by_channel.mean(1, keepdim=True) * (by_channel.shape[1] / channels)
+            by_channel = mean.expand(-1, channels, *mean.shape[2:])
+        nothing = by_channel.new_zeros(len(old), after, *by_channel.shape[2:])
+        return torch.cat([by_channel, nothing], 1).flatten(1, 2)
     if name in _LAST:
         pixels = len(fresh) // (channels * outputs)
         if fresh.shape[1:] != old.shape[1:] or len(old) % (pixels * outputs):

@@ -24,6 +24,11 @@ from ddpm_cli.run_dir.find import find_checkpoint, resume_point, run_of
 from ddpm_cli.run_dir.hydra_record import remembered_config_dir, remembered_overrides
 from ddpm_cli.system import tree
 
+_INPUTS = (
+    *("images", "edit.image", "edit.sound", "edit.mask", "edit.to"),
+    *("conditions", "condition_masks", "condition.root", "condition.path"),
+)
+
 
 @dataclass(frozen=True)
 class Accepted:
@@ -197,7 +202,7 @@ def _check_files(line: Line, config: dict[str, Any], folder: Path, key: str, *, 
             (find_checkpoint if line.command == "analytic" else find_model)(spec, key=name)
     if (spec := config.get("lora")) is not None:
         find_adapter(spec)
-    for name in ("images", "edit.image", "edit.sound", "edit.mask", "edit.to"):
+    for name in _INPUTS:
         if (path := tree.get(config, name)) is not None and not os.path.exists(path):
             raise UserError(f"{name}={path}: no such file or folder")
     if config.get("dry_run") is True or line.command == "report":  # whose page goes where its runs are

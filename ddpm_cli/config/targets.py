@@ -12,6 +12,7 @@ from ddpm_cli.errors import UserError
 GROUP_MODULES: dict[str, tuple[str, ...]] = {
     "dataset": ("ddpm_cli.data.*",),
     "representation": ("ddpm_cli.media.representation",),
+    "condition": ("ddpm_cli.data.conditions",),
     "model": ("ddpm_cli.models.*",),
     "adapter": ("ddpm_cli.models.lora",),
     "optimizer": ("torch.optim", "ddpm_cli.training.muon"),

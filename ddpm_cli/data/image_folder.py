@@ -1,6 +1,7 @@
 """A folder of your own images, or an archive of them: one sub-folder a class, or one flat folder."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ddpm_cli.data.prepare.listing import IMAGES, File, count_classes, hash_of, 
 from ddpm_cli.data.prepare.pixels import as_stored
 from ddpm_cli.data.prepare.sources import Source, image_source
 from ddpm_cli.data.store import Store
+from ddpm_cli.errors import UserError
 from ddpm_cli.media.image_files import decode, sides
 
 
@@ -62,6 +64,43 @@ def image_folder(
         class_names=classes if labelled else (),
         fill=fill,
     )
+
+
+def paired_images(dataset: Mapping[str, Any], root: str, cache: str | None, channels: int, count: int) -> Store:
+    """Of each of the `count` images of the configuration `dataset`, in their order, the one under `root` whose path is
+    the same but for its ending. UserError where one is missing."""
+    if not str(dataset.get("_target_")).endswith(".image_folder"):
+        raise UserError("condition=image pairs files by their names, which dataset=image_folder has; choose that")
+    first, path, cache_dir = Path(dataset["root"]), Path(root), cache_folder(root, cache)
+    listing = image_source(first, cache_folder(dataset["root"], dataset.get("cache"))).listing
+    files, source = of_split(listing.files, dataset.get("split", "all")), image_source(path, cache_dir)
+    there = {_stem(file): file for file in source.listing.files}
+    if missing := [file.path for file in files if _stem(file) not in there]:
+        raise UserError(f"condition.root: {path} lacks an image named as {missing[0]} ({len(missing)} are missing)")
+    if len(files) != count:
+        raise UserError("condition=image: an image was left out of the set; repair it and set dataset.on_error=stop")
+    pairs = [replace(there[_stem(file)], label=-1) for file in files]
+    size, dtype = dataset["image_size"], dataset.get("dtype", "uint8")
+
+    def fill() -> Blocks:
+        with source.reading(cache_dir) as read:
+            items = _items(source, pairs, partial(_pixels, read, channels, size, dtype))
+            yield from decoded(items, count, labelled=False, many="images")
+
+    return prepare_images(
+        cache_dir,
+        {"set": "paired", "files": hash_of(pairs), "channels": channels, "image_size": size, "dtype": dtype},
+        name=path.resolve().name,
+        num_items=count,
+        item_shape=(channels, *sides(size)),
+        dtype=dtype,
+        class_names=(),
+        fill=fill,
+    )
+
+
+def _stem(file: File) -> str:
+    return file.path.rpartition(".")[0]
 
 
 def found(node: Mapping[str, Any]) -> dict[str, Any]:

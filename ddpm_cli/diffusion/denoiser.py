@@ -11,7 +11,9 @@ from ddpm_cli.diffusion.prediction import Prediction
 from ddpm_cli.diffusion.schedule import NoiseSchedule
 from ddpm_cli.diffusion.variance import Variance
 
-Cond = Mapping[str, Tensor] | None  # "labels": (B,) int64, the null label being num_classes
+# "labels": (B,) int64, the null label being num_classes; "condition": (B, K, H, W), "vector": (B, D), of a network that
+# is drawn from such
+Cond = Mapping[str, Tensor] | None
 Network = Callable[[Tensor, Tensor, Cond], Tensor]
 
 
@@ -78,13 +80,17 @@ class Denoiser(nn.Module):
         return self.prediction(self.schedule.level(t), self.schedule.level((t - 1).clamp(min=0)))
 
     def _output(self, scaled: Tensor, time: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None]:
-        """The network's prediction and its variance output, in the input's dtype."""
+        """The network's prediction and its variance output, in the input's dtype. The network has the channels of a
+        condition behind those of x_t (SR3, Saharia et al. 2021, Section 2.4)."""
+        dtype = scaled.dtype
+        if cond is not None and "condition" in cond:
+            scaled = torch.cat([scaled, cond["condition"].to(dtype)], 1)
         if self.amp_dtype is None:
             output = self.call_network(scaled.to(self.network_dtype or scaled.dtype), time, cond)
         else:
             with torch.autocast(scaled.device.type, self.amp_dtype):
                 output = self.call_network(scaled, time, cond)
-        output = output.to(scaled.dtype)
+        output = output.to(dtype)
         if not self.variance.learned:
             return output, None
         prediction, raw = output.chunk(2, dim=1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli.build.model import null_label
+from ddpm_cli.data.conditions import Conditions
 from ddpm_cli.data.store import Store
 from ddpm_cli.diffusion import likelihood
 from ddpm_cli.diffusion.denoiser import Cond, Denoiser, clipped
@@ -44,6 +45,7 @@ class Likelihood:
     num_draws: int = 2
     num_strata: int = 32
     tolerance: float = 1e-4
+    conditions: Conditions | None = None  # of the images of `store`, for a model of such
 
     def __call__(self, indices: Sequence[int]) -> Found:
         """Of the images with these numbers. The network runs in float32: rounding to 16 bits is no smooth flow."""
@@ -103,13 +105,13 @@ class Likelihood:
         return u.to(self.device), noise.to(self.device)
 
     def _cond(self, indices: Sequence[int]) -> Cond:
-        """The images' own labels, for a network that is told of them."""
-        null = null_label(self.denoiser.network)
-        if null is None:
-            return None
-        labels = self.store.labels
-        known = torch.full((len(indices),), null) if labels is None else labels[list(indices)]
-        return {"labels": known.to(self.device)}
+        """The images' own labels and conditions, for a network that is told of them."""
+        null, labels, cond = null_label(self.denoiser.network), self.store.labels, dict[str, Tensor]()
+        if null is not None:
+            cond["labels"] = torch.full((len(indices),), null) if labels is None else labels[list(indices)]
+        if self.conditions is not None:
+            cond |= self.conditions.cond(torch.tensor(list(indices)))
+        return {key: part.to(self.device) for key, part in cond.items()} or None
 
 
 def _score(bits: Tensor, extra: Mapping[str, float]) -> Score:

@@ -57,7 +57,7 @@ class Drawn:
         finally:
             for hook in hooks:
                 hook.remove()
-        return self.pipeline.medium.to_file(step.x), self.pipeline.labels_of(indices), rows / len(indices)
+        return self.pipeline.medium.to_file(step.x), self.pipeline.classes_of(indices), rows / len(indices)
 
 
 @dataclass(frozen=True)

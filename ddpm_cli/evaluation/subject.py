@@ -10,7 +10,7 @@ import torch
 
 from ddpm_cli.build.load import load_trained
 from ddpm_cli.build.model import build_medium
-from ddpm_cli.build.trainer import build_data
+from ddpm_cli.build.trainer import build_conditions, build_data
 from ddpm_cli.config.check import configuration
 from ddpm_cli.config.groups import options_of
 from ddpm_cli.config.overrides import quoted
@@ -107,6 +107,8 @@ def open_subject(cfg: Config, typed_keys: Sequence[str]) -> Subject:
         trained = pipeline.trained
         # Loaded once more: what draws may have had its weights rounded for the GPU, and this is to be float32.
         exact = load_trained(trained.path, cfg["weights"], cfg["trust"], lora=cfg["lora"]).denoiser.to(device)
+        seen = {**trained.config, "dataset": {**data["dataset"], "split": unseen[1]}}
+        knobs["conditions"] = build_conditions(seen, unseen[0])
         likelihood = Likelihood(exact, trained.variance, unseen[0], cfg["seed"], device, **knobs)
     return Subject(cfg, pipeline, source, total, data, training, unseen, likelihood, medium, device)
 
@@ -139,7 +141,7 @@ def _check_labels(cfg: Config, pipeline: SamplingPipeline | None, source: Source
     if isinstance(source, Found):
         known = source.labels is not None
     else:
-        known = pipeline is not None and pipeline.num_classes is not None and cfg["labels"] != "none"
+        known = pipeline is not None and pipeline.classes_of([0]) is not None and cfg["labels"] != "none"
     if not known:
         raise UserError("metrics: accuracy is of images drawn for a class, and these are drawn for none; leave it out")
 

@@ -22,6 +22,7 @@ class CNN(Conditional):
         num_classes: int | None,
         class_conditional: bool,
         channels: Sequence[int],
+        vector_dim: int = 0,
     ) -> None:
         super().__init__(in_channels, out_channels, num_classes=num_classes, class_conditional=class_conditional)
         if isinstance(channels, int):
@@ -45,12 +46,14 @@ class CNN(Conditional):
             nn.ConvTranspose2d(width, after, 3, stride=2, padding=1)
             for width, after in reversed(list(zip(channels, afters, strict=True)))
         )
+        self.vector_embedding = linear(vector_dim, emb_channels) if vector_dim else None
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = None) -> Tensor:
         """x: (B, in_channels, H, W), time: (B,) -> (B, out_channels, H, W)."""
         emb = self.time_embedding(time_features(time, self.channels).to(x.dtype))
         if self.class_conditional:
             emb = emb + self.class_vector(cond, x.shape[0], x.device)
+        emb = self.with_vector(emb, cond)
         emb = F.silu(emb)
         sizes = []
         for down, project in zip(self.down, self.emb_proj, strict=True):

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Cond = Mapping[str, Tensor] | None  # labels: (B,) int64, embedding: (B, E), augment: (B, A); all optional
+# labels: (B,) int64, embedding: (B, E), augment: (B, A), vector: (B, D); all optional. The channels of a condition are
+# part of x.
+Cond = Mapping[str, Tensor] | None
 
 
 class Network(Protocol):
@@ -89,6 +91,7 @@ class Conditional(nn.Module, Network):
     """What every network here shares: its channels, its classes and the vector that stands for a class."""
 
     class_embedding: nn.Embedding | None
+    vector_embedding: nn.Linear | None
 
     def __init__(
         self, in_channels: int, out_channels: int, *, num_classes: int | None, class_conditional: bool
@@ -102,7 +105,7 @@ class Conditional(nn.Module, Network):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.num_classes = num_classes or 0
         self.class_conditional = class_conditional
-        self.class_embedding = None
+        self.class_embedding = self.vector_embedding = None
 
     @property
     def null_label(self) -> int:
@@ -112,6 +115,12 @@ class Conditional(nn.Module, Network):
     def embed_labels(self, labels: Tensor) -> Tensor:
         assert self.class_embedding is not None, "not class-conditional"
         return self.class_embedding(labels)
+
+    def with_vector(self, emb: Tensor, cond: Cond) -> Tensor:
+        """emb (B, E) and the embedding of the vector given; of none, emb as it is."""
+        if self.vector_embedding is None or not cond or "vector" not in cond:
+            return emb
+        return emb + self.vector_embedding(cond["vector"].to(emb.dtype))
 
     def class_vector(self, cond: Cond, batch: int, device: torch.device) -> Tensor:
         """The embedding given, or that of the labels given, or the null label's: (B, E)."""

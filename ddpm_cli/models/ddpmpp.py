@@ -32,6 +32,7 @@ class DDPMpp(Trunk):
         dropout: float,
         augment_dim: int,
         checkpointing: bool = False,
+        vector_dim: int = 0,
     ) -> None:
         levels = (channels, channel_mult, blocks_per_level, attention_levels)
         plan = checked_plan(*levels, first=channels, resblock_updown=True, attend_once_up=True)
@@ -54,12 +55,14 @@ class DDPMpp(Trunk):
             self.class_embedding = ClassEmbedding(self.num_classes, channels, learned_null=False)
             nn.init.xavier_uniform_(self.class_embedding.weight, math.sqrt(self.num_classes))
         self.augment_embedding = linear(augment_dim, channels, bias=False) if augment_dim else None
+        self.vector_embedding = linear(vector_dim, channels) if vector_dim else None
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = None) -> Tensor:
         """x: (B, in_channels, H, W), time: (B,), here ln(sigma) / 4 -> (B, out_channels, H, W)."""
         features = time_features(time, self.plan.first).to(self.conv_in.weight.dtype)
         if self.class_conditional:
             features = features + self.class_vector(cond, x.shape[0], x.device)
+        features = self.with_vector(features, cond)
         if self.augment_embedding is not None and cond and "augment" in cond:
             features = features + self.augment_embedding(cond["augment"].to(features.dtype))
         return self.walk(x, F.silu(self.time_embedding(features)))

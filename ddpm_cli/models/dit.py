@@ -51,6 +51,7 @@ class DiT(Conditional):
         patch_size: int,
         mlp_ratio: int,
         checkpointing: bool = False,
+        vector_dim: int = 0,
     ) -> None:
         super().__init__(in_channels, out_channels, num_classes=num_classes, class_conditional=class_conditional)
         if not isinstance(channels, int):
@@ -68,6 +69,7 @@ class DiT(Conditional):
         checkpoint_blocks(self, checkpointing)
         self.modulation = linear(channels, 2 * channels, gain=0.0)
         self.patch_out = linear(channels, out_channels * patch_size**2, gain=0.0)
+        self.vector_embedding = linear(vector_dim, channels) if vector_dim else None
 
     def check_input(self, shape: Sequence[int]) -> None:
         """Raise ValueError unless patches fill images of `shape` (..., H, W)."""
@@ -83,6 +85,7 @@ class DiT(Conditional):
         c = self.time_embedding(time_features(time, TIME_FEATURES).to(self.patch_in.weight.dtype))
         if self.class_conditional:
             c = c + self.class_vector(cond, x.shape[0], x.device)
+        c = self.with_vector(c, cond)
         c = F.silu(c)
         patches = F.pixel_unshuffle(x, self.patch_size)  # (B, in_channels * patch_size ** 2, h, w)
         h, w = patches.shape[2:]

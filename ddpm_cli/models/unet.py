@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddpm_cli.models.blocks import BlockOptions
 from ddpm_cli.models.checkpointed import checkpoint_blocks
-from ddpm_cli.models.conditioning import ClassEmbedding, Cond, TimeEmbedding, time_features
+from ddpm_cli.models.conditioning import ClassEmbedding, Cond, TimeEmbedding, linear, time_features
 from ddpm_cli.models.trunk import Trunk, checked_plan
 
 
@@ -44,6 +44,7 @@ class UNet(Trunk):
         flip_sin_to_cos: bool = False,
         freq_shift: int = 1,
         num_heads: int | None = None,
+        vector_dim: int = 0,
     ) -> None:
         levels = (channels, channel_mult, blocks_per_level, attention_levels)
         others: dict[str, Any] = {"resblock_updown": resblock_updown, "norm_num_groups": norm_num_groups}
@@ -62,6 +63,7 @@ class UNet(Trunk):
         self.time_embedding = TimeEmbedding(plan.first, emb_channels)
         if class_conditional:
             self.class_embedding = ClassEmbedding(self.num_classes, emb_channels, learned_null=learned_null)
+        self.vector_embedding = linear(vector_dim, emb_channels) if vector_dim else None
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond = None) -> Tensor:
         """x: (B, in_channels, H, W), or (B, in_channels, L) for dims=1, time: (B,) -> the same of out_channels."""
@@ -71,6 +73,7 @@ class UNet(Trunk):
         emb = self.time_embedding(features.to(self.conv_in.weight.dtype))
         if self.class_conditional:
             emb = emb + self.class_vector(cond, x.shape[0], x.device)
+        emb = self.with_vector(emb, cond)
         return self.walk(x, F.silu(emb))
 
     def diffusers_config(self) -> dict[str, Any]:

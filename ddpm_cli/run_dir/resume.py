@@ -10,11 +10,16 @@ from ddpm_cli.run_dir.hydra_record import INVOCATION_KEYS
 from ddpm_cli.system import tree
 
 # What the weights and the meaning of a step depend on. A learning rate or a batch size may change; these may not.
-FIXED = ("model", "adapter", "schedule", "prediction", "variance", "dataset", "representation")
+FIXED = ("model", "adapter", "schedule", "prediction", "variance", "dataset", "representation", "condition")
 # But of a data set where it is, and of a network whether it keeps its activations, may.
-_FREE = {"dataset": ("root", "cache", "download"), "model": ("checkpointing",)}
-# What no two nodes are told apart by; `values` a schedule reads from a file when the run begins.
-_PASSING = {"values", *_FREE["dataset"], *_FREE["model"]}
+_FREE = {
+    "dataset": ("root", "cache", "download"),
+    "condition": ("root", "cache", "path"),
+    "model": ("checkpointing",),
+}
+# What no two nodes are told apart by; `values` of a schedule and `width` of a vector are read from files when the run
+# begins.
+_PASSING = {"values", "width", *_FREE["dataset"], *_FREE["model"]}
 _NOTHING = object()  # where a configuration has no such key
 
 Config = dict[str, Any]

@@ -31,8 +31,8 @@ def refusals_told() -> Iterator[None]:
 
 
 def wanted_labels(labels: Any, edit: Any) -> Any:
-    """The labels as typed; where images are edited, the null label unless others are asked for: nobody said what is in
-    the images."""
+    """The labels as typed; where images are edited, or drawn from a condition, the null label unless others are asked
+    for: nobody said what is in the images."""
     return "none" if labels is None and edit is not None else labels
 
 
@@ -40,7 +40,8 @@ def check_classes(cfg: dict[str, Any], cads: CADS, trained: Trained) -> None:
     """UserError where labels, or guidance by them, are asked of a model that never learned what they would need."""
     knobs, conditional = cfg["guidance"], null_label(trained.denoiser.network) is not None
     by_label = knobs["scale"] != 1 and knobs["guide_ckpt"] is None
-    null = wanted_labels(cfg["labels"], cfg["edit"]) == "none"
+    edited = cfg["edit"] if cfg["edit"] is not None else cfg.get("conditions")
+    null = wanted_labels(cfg["labels"], edited) == "none"
     if not conditional and (cfg["labels"] not in (None, "none") or by_label or cads.noise):
         raise UserError(
             f"labels, guidance.scale and cads need a class-conditional model; {trained.path} is unconditional"
@@ -49,7 +50,7 @@ def check_classes(cfg: dict[str, Any], cads: CADS, trained: Trained) -> None:
         why = "the model was trained with training.label_dropout=0 and never learned its null label"
         train = "train with training.label_dropout=0.1"
         if null:
-            key = "labels=none" if cfg["labels"] == "none" else "an edit without labels"
+            key = "labels=none" if cfg["labels"] == "none" else "an edit, or conditions, without labels"
             raise UserError(f"{key}: {why}; choose labels=each or labels=[3], or {train}")
         if by_label:  # away from what it draws for the null label
             raise UserError(
@@ -84,10 +85,11 @@ def check_guide(guide: Trained, trained: Trained, knobs: dict[str, Any]) -> None
     own, others = (null_label(model.denoiser.network) for model in (trained, guide))
     same = guide.config["schedule"] == trained.config["schedule"]
     same &= item_shape(guide.config) == item_shape(trained.config)
+    same &= guide.config.get("condition") == trained.config.get("condition")
     if not same or (others is not None and own not in (None, others)):
         raise UserError(
-            f"guidance.guide_ckpt={guide.path} has another schedule, image shape or number of classes than ckpt; "
-            "take an earlier checkpoint of the same run"
+            f"guidance.guide_ckpt={guide.path} has another schedule, image shape, condition or number of classes than "
+            "ckpt; take an earlier checkpoint of the same run"
         )
     if knobs["scale"] == 1 or knobs["cads"]["noise"]:
         return

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ddpm_cli.build.load import Trained, load_trained
 from ddpm_cli.build.machine import placed
-from ddpm_cli.build.model import item_shape, null_label
-from ddpm_cli.build.trainer import build_data
+from ddpm_cli.build.model import input_shape, null_label
+from ddpm_cli.build.trainer import build_conditions, build_data
 from ddpm_cli.config.context import Context
 from ddpm_cli.data.loading.batches import Batches
 from ddpm_cli.diffusion.analytic_variance import measure_noise_error, measured_times
@@ -37,7 +37,7 @@ def run_analytic(cfg: dict[str, Any], context: Context) -> None:
     find_checkpoint(cfg["ckpt"])  # refused before it is measured: another program's file has no room for the result
     trained = load_trained(cfg["ckpt"], cfg["weights"], cfg["trust"])
     path, denoiser = trained.path, trained.denoiser
-    device = placed(denoiser, cfg, item_shape(trained.config)).device
+    device = placed(denoiser, cfg, input_shape(trained.config)).device
     times = measured_times(denoiser.schedule, cfg["num_levels"])
     log.info("measuring %s (step %d) at %d noise levels", path, trained.step, len(times))
     estimate = measure_noise_error(
@@ -67,10 +67,18 @@ def _batches(cfg: dict[str, Any], trained: Trained, device: torch.device) -> Ite
         said = "num_images=%d is more than the %d images of the data set: they are used again, with new noise"
         log.info(said, cfg["num_images"], len(store))
     batches = Batches(store, cfg["batch_size"], cfg["seed"], dataset.get("flip", False), device)
+    conditions = build_conditions({**trained.config, "dataset": dataset}, store)
+    beside = None
+    if conditions is not None:
+        beside = conditions.in_batches(cfg["batch_size"], cfg["seed"], dataset.get("flip", False), device)
     conditional = null_label(trained.denoiser.network) is not None
     for step, start in enumerate(range(0, cfg["num_images"], cfg["batch_size"])):
-        x_0, labels = batches.batch(step, 0, min(cfg["batch_size"], cfg["num_images"] - start))
-        yield x_0, {"labels": labels} if conditional and labels is not None else None
+        rows = slice(0, min(cfg["batch_size"], cfg["num_images"] - start))
+        x_0, labels = batches.batch(step, rows.start, rows.stop)
+        cond = {"labels": labels} if conditional and labels is not None else {}
+        if beside is not None:
+            cond |= beside.cond(x_0, beside.beside(step, rows.start, rows.stop), step, rows)
+        yield x_0, cond or None
 
 
 def _told(batches: Iterator[tuple[Tensor, Cond]], total: int) -> Iterator[tuple[Tensor, Cond]]:

@@ -7,6 +7,7 @@ How one image is drawn, from its number k to its file:
                                 build_sampler, load_inputs of an edit, placed (device and precision)
   SamplingPipeline.walk         for one batch, with all that follows:
     labels_of                   choose_labels: image k's class, a function of (seed, k)
+    Given.cond                  what image k is drawn from, of a model with a condition: number k of these, in turn
     ImageNoise                  its normal numbers, a function of (seed, k, step); schedule.prior makes x_T of the first
     _denoise                    the denoiser, wrapped from the inside out: annealed (CADS: noise on the class), guided
                                 (by the null label or a weaker model), clipped or thresholded
@@ -32,13 +33,14 @@ from ddpm_cli.build.instantiate import make, make_asking
 from ddpm_cli.build.labels import class_numbers
 from ddpm_cli.build.load import Trained, load_trained
 from ddpm_cli.build.machine import compile_for, place, placed
-from ddpm_cli.build.model import build_medium, build_sampler, null_label
+from ddpm_cli.build.model import build_medium, build_sampler, input_shape, null_label
 from ddpm_cli.diffusion.denoiser import Cond, Denoise, Denoised, clipped, thresholded
 from ddpm_cli.diffusion.editing import Edit, Source
 from ddpm_cli.diffusion.guidance import APG, CADS, Guidance, annealed, by_weaker_model, classifier_free, guided
 from ddpm_cli.diffusion.samplers import Sampler, SamplerStep, run
 from ddpm_cli.media.base import Medium
 from ddpm_cli.sampling import checks
+from ddpm_cli.sampling.conditions import Given, load_given
 from ddpm_cli.sampling.edit_inputs import EditInputs, load_inputs
 from ddpm_cli.sampling.generate import ImageNoise, choose_labels, walk
 
@@ -64,6 +66,7 @@ class SamplingPipeline:
     precision: str = "fp32"
     compile: bool = False
     model_sha256: str = ""  # of what of the checkpoint the images depend on
+    given: Given | None = None  # what they are drawn from, of a model with a condition
 
     @cached_property
     def medium(self) -> Medium:
@@ -86,14 +89,31 @@ class SamplingPipeline:
         """(B,) int64, None for an unconditional model; one label for all that is between two images."""
         if self.num_classes is None:
             return None
-        wanted = checks.wanted_labels(self.labels, self.edit)
+        places = self._places(indices)
+        if self.given is not None and self.labels is None and self.edit is None:
+            known = self.given.labels_of(places)
+            if known is not None:
+                return known
+        wanted = checks.wanted_labels(self.labels, self.edit or self.given)
+        return choose_labels(wanted, places, self.num_classes, self.seed)
+
+    def classes_of(self, indices: Sequence[int]) -> Tensor | None:
+        """(B,) int64: what the images are meant to be of, also where the model is told of it by its condition alone."""
+        if self.num_classes is None and self.given is not None:
+            return self.given.labels_of(self._places(indices))
+        return self.labels_of(indices)
+
+    def _places(self, indices: Sequence[int]) -> list[int]:
+        """By which labels and conditions are counted: all that is between two images has the same."""
         frames = self.inputs.frames if self.inputs is not None else 1
-        return choose_labels(wanted, [k // frames for k in indices], self.num_classes, self.seed)
+        return [k // frames for k in indices]
 
     def walk(self, indices: Sequence[int]) -> Iterator[SamplerStep]:
         """The steps of the images numbered `indices`, together."""
         labels = self.labels_of(indices)
         cond: Cond = None if labels is None else {"labels": labels.to(self.device)}
+        if self.given is not None:
+            cond = {**(cond or {}), **self.given.cond(self._places(indices), self.device)}
         schedule, variance = self.trained.denoiser.schedule, self.trained.variance
         noise = ImageNoise(self.seed, indices, self.medium.item_shape, self.device)
         denoise = self._denoise(noise)
@@ -160,9 +180,10 @@ def build_pipeline(cfg: dict[str, Any], trained: Trained | None = None) -> Sampl
         labels = class_numbers(cfg["labels"], trained)
         medium = build_medium(trained.config)
         inputs = load_inputs(cfg["edit"], medium) if edit else None
+        given = load_given(cfg, trained.config)
     sha256 = model_sha256(trained)  # of the weights as they are in the file: a GPU may be given others
     calls = cfg["num_images"] * (cfg["sampler"].get("num_steps") or trained.denoiser.schedule.num_timesteps)
-    machine = placed(trained.denoiser, cfg, medium.item_shape, calls)
+    machine = placed(trained.denoiser, cfg, input_shape(trained.config), calls)
     if guide is not None:  # in the same precision, whatever its own size would have chosen
         place(guide.denoiser, machine)
     return SamplingPipeline(
@@ -180,12 +201,15 @@ def build_pipeline(cfg: dict[str, Any], trained: Trained | None = None) -> Sampl
         machine.precision,
         machine.compile,
         sha256,
+        given,
     )
 
 
 def model_sha256(trained: Trained) -> str:
     """Of what the images depend on: the weights in use, what they mean, and the measured variance where it is used."""
     meaning = {group: trained.config.get(group) for group in _GROUPS}
+    if (condition := trained.config.get("condition")) is not None:
+        meaning["condition"] = condition
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True, default=str).encode())
     measured = {f"analytic.{i}": table for i, table in enumerate(trained.variance.tables)}
     tensors = {**trained.denoiser.network.state_dict(), **measured}

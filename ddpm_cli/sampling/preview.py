@@ -15,6 +15,7 @@ from ddpm_cli.diffusion.denoiser import Cond, Denoiser, clipped
 from ddpm_cli.diffusion.samplers import Sampler, SamplerStep
 from ddpm_cli.media.base import Medium
 from ddpm_cli.sampling import pictures
+from ddpm_cli.sampling.conditions import Given
 from ddpm_cli.sampling.generate import ImageNoise, choose_labels, walk
 
 _STRIP_IMAGES = 4
@@ -43,6 +44,7 @@ class Preview:
     seed: int
     device: torch.device
     batch_size: int = 64
+    given: Given | None = None  # what they are drawn from, of a model with a condition: each is shown beside it
 
     @torch.inference_mode()
     def __call__(self, denoiser: Denoiser) -> Drawn:
@@ -55,7 +57,8 @@ class Preview:
             images.append(self.medium.to_file(step.x))
         items, show = torch.cat(images), self.medium.pictures
         stages = [show(stage) for stage in pictures.shown(stages)]
-        return Drawn(items, pictures.grid(show(items), columns=self.num_classes), pictures.strip(stages))
+        sheet = (show(items), self.num_classes) if self.given is None else self.given.sheet(items)
+        return Drawn(items, pictures.grid(*sheet), pictures.strip(stages))
 
     @torch.inference_mode()
     def seconds(self, denoiser: Denoiser, now: Callable[[], float], most: float) -> float:
@@ -74,12 +77,16 @@ class Preview:
     @property
     def _total(self) -> int:
         """How many images there are: whole rows of one column a class."""
-        columns = self.num_classes or self.num_images
+        columns = self.num_images if self.given is not None else self.num_classes or self.num_images
         return min(self.num_images, (self.num_images // columns or 1) * columns)
 
     def _walk(self, denoiser: Denoiser, indices: range) -> Iterator[SamplerStep]:
         cond: Cond = None
         if self.num_classes is not None:
-            cond = {"labels": choose_labels("each", indices, self.num_classes, self.seed).to(self.device)}
+            known = None if self.given is None else self.given.labels_of(indices)
+            labels = choose_labels("each", indices, self.num_classes, self.seed) if known is None else known
+            cond = {"labels": labels.to(self.device)}
+        if self.given is not None:
+            cond = {**(cond or {}), **self.given.cond(indices, self.device)}
         noise = ImageNoise(self.seed, indices, self.medium.item_shape, self.device)
         return walk(clipped(denoiser), self.sampler, denoiser.schedule, denoiser.variance, noise, cond)

@@ -43,6 +43,7 @@ def record_of(cfg: dict[str, Any], pipeline: SamplingPipeline, total: int) -> di
         **({"last_noise": trained.variance.last_noise} if isinstance(trained.variance, Analytic) else {}),
         "clip": pipeline.clip,
         "labels": pipeline.labels,
+        **_given(pipeline),
         "guidance": _guidance(cfg["guidance"]),
         "edit": edit,
         "weights": cfg["weights"],
@@ -86,6 +87,13 @@ def _completed(knobs: dict[str, Any], pipeline: SamplingPipeline) -> dict[str, A
     own = "spacing" in knobs and knobs["spacing"] is None
     spacing = {"spacing": pipeline.trained.denoiser.schedule.spacing} if own else {}
     return {"rho": _EARLIER_RHO, **knobs, **spacing}
+
+
+def _given(pipeline: SamplingPipeline) -> dict[str, Any]:
+    """What the images are drawn from, of a model with a condition."""
+    given = pipeline.given
+    told = None if given is None else {"from": given.told, "number": len(given), "fingerprint": given.fingerprint}
+    return {} if told is None else {"conditions": told}
 
 
 def _guidance(knobs: dict[str, Any]) -> dict[str, Any]:

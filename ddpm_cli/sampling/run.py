@@ -102,6 +102,8 @@ def _opened(cfg: dict[str, Any], typed_keys: Sequence[str]) -> tuple[SamplingPip
     """What draws, and how many images there are to be."""
     pipeline = build_pipeline(cfg)
     inputs, total = how_many(pipeline.inputs, int(cfg["num_images"]), typed_keys)
+    if inputs is None and pipeline.given is not None and cfg["conditions"] and "num_images" not in typed_keys:
+        total = len(pipeline.given)  # one of each
     return replace(pipeline, inputs=inputs), total
 
 
@@ -151,6 +153,8 @@ def _drawn(drawing: Drawing, team: Team, told: dict[str, Any]) -> Tensor:
         drawing.pipeline.evaluations,
         among,
     )
+    if drawing.pipeline.given is not None:
+        log.info("each from a condition of %s, of %d in turn", drawing.pipeline.given.told, len(drawing.pipeline.given))
     if missing < total:
         log.info("the others are in %s already", drawing.out)
     medium = drawing.pipeline.medium
@@ -203,8 +207,9 @@ def _write_together(drawing: Drawing, images: Tensor) -> None:
     pictures.save_png(pictures.grid(medium.pictures(images[:_GRID_MAX]), columns), out / "grid.png")
     if (track := medium.track(images[:_GRID_MAX])) is not None:
         track.save(out / "grid.wav")
-    if pipeline.inputs is not None:
-        items, columns = pipeline.inputs.sheet(images)
+    shown = pipeline.inputs if pipeline.inputs is not None else pipeline.given
+    if shown is not None:
+        items, columns = shown.sheet(images)
         pictures.save_png(pictures.grid(items, columns=columns), out / "side_by_side.png")
     arrays = dict(medium.arrays(images))
     labels = pipeline.labels_of(range(drawing.total))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddpm_cli.data.conditions import Conditions
 from ddpm_cli.data.store import Store
 from ddpm_cli.diffusion.denoiser import Denoised, Denoiser
 from ddpm_cli.diffusion.gaussian import diffuse, expand
@@ -31,14 +32,18 @@ class FixedImages:
     x_0: Tensor
     labels: Tensor | None
     noise: Tensor
+    conditions: Mapping[str, Tensor] | None = None  # what the network is told beside the labels
 
     @classmethod
-    def of(cls, store: Store, device: torch.device) -> "FixedImages":
+    def of(cls, store: Store, device: torch.device, conditions: Conditions | None = None) -> "FixedImages":
         chosen = torch.randperm(len(store), generator=generator("cpu", _CHOICE))[:NUM_IMAGES]
         x_0 = store.to_model(store.items[chosen])
         noise = torch.randn(x_0.shape, generator=generator("cpu", _NOISE))
         labels = None if store.labels is None else store.labels[chosen].to(device)
-        return cls(x_0.to(device), labels, noise.to(device))
+        told = None
+        if conditions is not None:
+            told = {key: part.to(device) for key, part in conditions.cond(chosen).items()}
+        return cls(x_0.to(device), labels, noise.to(device), told)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class LevelErrors:
         for rows in torch.arange(len(t), device=t.device).split(self.batch_size):
             labels = None if images.labels is None else images.labels[rows]
             cond = conditioning(labels, torch.zeros_like(rows, dtype=torch.bool), self.null_label)
+            if images.conditions is not None:
+                cond = {**(cond or {}), **{key: part[rows] for key, part in images.conditions.items()}}
             x_0, level = images.x_0[rows], denoiser.schedule.level(t[rows])
             denoised = denoiser(diffuse(x_0, images.noise[rows], level), t[rows], cond)
             errors.append((level.snr + 1) * mean_flat((denoised.x_0 - x_0) ** 2))

@@ -2,6 +2,7 @@
 
     t                 one time for each of the B images of the global batch, from Draws.uniform(n)
     x_0, labels       rows of the batch at position n of the stream of images, in [-1, 1]
+    condition         made of x_0 as it is by now, mirrored and augmented, or of what lies beside it
     noise             (B, C, H, W), and of each image its own, whatever rank or micro-batch draws it; coupled with the
                       images of the global batch where that is asked for
     losses            the denoiser's error at x_t = alpha x_0 + sigma noise, weighted: a share of the mean for each
@@ -27,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddpm_cli.data.conditions import InBatches
 from ddpm_cli.data.loading.augment import NUM_DRAWS, GeometricAugment
 from ddpm_cli.diffusion.denoiser import Cond, Denoiser
 from ddpm_cli.diffusion.losses import Loss, LossTerms
@@ -80,6 +82,7 @@ class TrainStep:
     draws: Draws
     settings: StepSettings
     augment: GeometricAugment | None = None
+    conditions: InBatches | None = None
     ranks: SingleRank = SINGLE_RANK
 
     def __call__(self, state: TrainState) -> StepMetrics:
@@ -195,14 +198,8 @@ class TrainStep:
         count = sum(-(-(rows.stop - rows.start) // every) for _, rows in micro)
         for part, block in micro:
             rows = slice(block.start, block.stop, every)
-            x_0, labels = self.batch(step, block.start, block.stop)
-            if every > 1:
-                x_0, labels = x_0[::every], None if labels is None else labels[::every]
+            x_0, cond = self._images(step, rows, dropped)
             noise = self._noise(step, tuple(x_0.shape[1:])) if noise is None else noise
-            cond: Cond = conditioning(labels, dropped[rows], settings.null_label)
-            if self.augment is not None:
-                x_0, changes = self.augment(x_0, self.draws.augment(step, NUM_DRAWS)[rows])
-                cond = {**(cond or {}), "augment": changes}
             self.draws.seed_dropout(step, part)
             last = (part, block) == micro[-1]
             with contextlib.nullcontext() if last else ranks.apart():
@@ -223,6 +220,25 @@ class TrainStep:
             return noise
         x_0, labels = self.batch(step, 0, self.settings.batch_size)
         return assigned(noise, x_0, None if self.settings.null_label is None else labels)
+
+    def _images(self, step: int, rows: slice, dropped: Tensor) -> tuple[Tensor, Cond]:
+        """x_0 of these rows of the batch, augmented, and what the network is told of them."""
+        x_0, labels = self.batch(step, rows.start, rows.stop)
+        x_0, labels = x_0[:: rows.step], None if labels is None else labels[:: rows.step]
+        cond: Cond = conditioning(labels, dropped[rows], self.settings.null_label)
+        beside = None if self.conditions is None else self.conditions.beside(step, rows.start, rows.stop)
+        beside = None if beside is None else beside[:: rows.step]
+        if self.augment is not None:
+            u = self.draws.augment(step, NUM_DRAWS)[rows]
+            if beside is not None and beside.ndim == x_0.ndim:  # another image is changed as its own is
+                together, changes = self.augment(torch.cat([x_0, beside], 1), u)
+                x_0, beside = together.tensor_split([x_0.shape[1]], 1)
+            else:
+                x_0, changes = self.augment(x_0, u)
+            cond = {**(cond or {}), "augment": changes}
+        if self.conditions is not None:
+            cond = {**(cond or {}), **self.conditions.cond(x_0, beside, step, rows)}
+        return x_0, cond
 
 
 def _parameters(state: TrainState) -> list[Tensor]:

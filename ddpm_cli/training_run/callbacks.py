@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ddpm_cli import __version__
 from ddpm_cli.build.machine import Machine
+from ddpm_cli.build.model import build_medium, null_label
+from ddpm_cli.build.trainer import Parts
 from ddpm_cli.data.store import Store
 from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.errors import WorldError
@@ -20,15 +22,23 @@ from ddpm_cli.run_dir import checkpoint
 from ddpm_cli.run_dir.checkpoint import Progress
 from ddpm_cli.run_dir.find import checkpoints
 from ddpm_cli.run_dir.folder import RunDir
+from ddpm_cli.sampling.conditions import given_by_data, held_out
 from ddpm_cli.sampling.preview import Preview
 from ddpm_cli.system.memory import out_of_memory_told
 from ddpm_cli.training.journal import Journal
 from ddpm_cli.training.loop import Interrupted
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import TrainStep
-from ddpm_cli.training_run.restore import load_state
+from ddpm_cli.training_run.restore import data_fingerprint, load_state
 
 log = logging.getLogger("ddpm_cli")
+
+
+def build_preview(cfg: dict[str, Any], parts: Parts) -> Preview:
+    """Of a model with a condition, from images that it is not trained on."""
+    classes, images = null_label(parts.denoiser.network), cfg["training"]["num_samples"]
+    given, device = given_by_data(cfg, held_out(cfg)), parts.machine.device
+    return Preview(parts.sampler, build_medium(cfg), images, classes, cfg["seed"], device, given=given)
 
 
 @dataclass
@@ -134,5 +144,9 @@ def run_content(cfg: dict[str, Any], machine: Machine, train_step: TrainStep, st
         "micro_batch_size": train_step.settings.micro_batch_size if auto else None,
         "version": __version__,
         "torch": str(torch.__version__),
-        "data": {"name": store.name, "fingerprint": store.fingerprint, "class_names": list(store.class_names)},
+        "data": {
+            "name": store.name,
+            "fingerprint": data_fingerprint(store, train_step),
+            "class_names": list(store.class_names),
+        },
     }

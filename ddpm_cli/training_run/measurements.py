@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ddpm_cli.build.averages import build_averaging
 from ddpm_cli.build.model import build_medium, null_label
-from ddpm_cli.build.trainer import Parts, build_data
+from ddpm_cli.build.trainer import Parts, build_conditions, build_data
 from ddpm_cli.config.knobs import FIGURES, HIGHER_IS_BETTER
+from ddpm_cli.data.conditions import Conditions
 from ddpm_cli.data.store import Store
 from ddpm_cli.diffusion.denoiser import Denoiser, clipped
 from ddpm_cli.diffusion.samplers import Sampler
@@ -21,6 +22,7 @@ from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.media.base import Medium
 from ddpm_cli.run_dir import snapshots
 from ddpm_cli.sampling.checks import refusals_told
+from ddpm_cli.sampling.conditions import Given, given_by_data, held_out
 from ddpm_cli.sampling.generate import ImageNoise, choose_labels, walk
 from ddpm_cli.system.memory import out_of_memory_told
 from ddpm_cli.training.ema import Averaging
@@ -61,7 +63,8 @@ def build_measurements(
         raise UserError("training.keep_best=v_error_heldout needs a test split, which these data lack; set it to loss")
     if every:
         sets = {"train": store} | ({"heldout": heldout} if heldout is not None else {})
-        fixed = {split: FixedImages.of(images, device) for split, images in sets.items()}
+        told = {split: _conditions(cfg, split, images) for split, images in sets.items()}
+        fixed = {split: FixedImages.of(images, device, told[split]) for split, images in sets.items()}
         errors = LevelErrors(fixed, null_label(averaged.network), min(batch_size, 64))
         found.append(Measurement(every, "held-out loss", lambda state: errors(averaged)))
     averaging = build_averaging(cfg)
@@ -86,10 +89,21 @@ def _heldout(cfg: Config) -> Store | None:
     if dataset.get("split") != "train":
         return None
     try:
-        return build_data({**cfg, "dataset": {**dataset, "split": "test"}})
+        store = build_data(_of_test(cfg))
+        _conditions(cfg, "heldout", store)  # without its conditions an image is of no use
+        return store
     except (UserError, WorldError) as error:
         log.warning("no held-out loss, as there is no test split: %s", str(error).splitlines()[0])
         return None
+
+
+def _conditions(cfg: Config, split: str, store: Store) -> Conditions | None:
+    """Of the images of a split: train or heldout."""
+    return build_conditions(_of_test(cfg) if split == "heldout" else cfg, store)
+
+
+def _of_test(cfg: Config) -> Config:
+    return {**cfg, "dataset": {**cfg["dataset"], "split": "test"}}
 
 
 def _evaluation(
@@ -100,12 +114,13 @@ def _evaluation(
     averaged: Denoiser,
 ) -> "Evaluation":
     asked, device = cfg["eval"], parts.machine.device
-    evaluator, likelihood = None, None
+    evaluator, likelihood, given = None, None, given_by_data(cfg, held_out(cfg))
     if drawn := [name for name in asked["metrics"] if name != "nll"]:
         from ddpm_cli.evaluation.evaluator import build_evaluator
         from ddpm_cli.evaluation.features.base import Extracted
 
-        if "accuracy" in drawn and null_label(averaged.network) is None:
+        unknown = null_label(averaged.network) is None and (given is None or given.labels_of([0]) is None)
+        if "accuracy" in drawn and unknown:
             raise UserError("eval.metrics: accuracy is of images drawn for a class, and this model knows none")
         evaluator = build_evaluator(cfg, drawn, store, device)
         with refusals_told():  # what these features cannot tell is known of real images
@@ -122,11 +137,12 @@ def _evaluation(
         if heldout is None:
             raise UserError("eval.metrics: nll is of a test split, which these data have none of; leave it out")
         knobs = {key: value for key, value in asked["nll"].items() if key != "num_images"}
+        knobs["conditions"] = _conditions(cfg, "heldout", heldout)
         likelihood = Likelihood(averaged, averaged.variance, heldout, asked["seed"], device, **knobs)
     images = 0 if heldout is None else min(asked["nll"]["num_images"], len(heldout))
     return Evaluation(
         averaged, parts.sampler, build_medium(cfg), asked["seed"], asked["num_images"], asked["batch_size"], device,
-        evaluator, likelihood, images,
+        evaluator, likelihood, images, given,
     )  # fmt: skip
 
 
@@ -144,6 +160,7 @@ class Evaluation:
     evaluator: "Evaluator | None"  # of what is drawn
     likelihood: "Likelihood | None"  # of what is held out
     num_heldout: int
+    given: Given | None = None  # what images are drawn from, of a model with a condition
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """By NAME, NAME_low and NAME_high; nothing where the images allow no figure, as an untrained model's may."""
@@ -174,10 +191,13 @@ class Evaluation:
 
     def _draw(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """The images of these numbers, as files hold them, and their labels."""
-        classes, cond, labels = null_label(self.averaged.network), None, None
+        classes, cond = null_label(self.averaged.network), None
+        labels = None if self.given is None else self.given.labels_of(indices)
         if classes is not None:
-            labels = choose_labels(None, indices, classes, self.seed)
+            labels = choose_labels(None, indices, classes, self.seed) if labels is None else labels
             cond = {"labels": labels.to(self.device)}
+        if self.given is not None:
+            cond = {**(cond or {}), **self.given.cond(indices, self.device)}
         noise = ImageNoise(self.seed, indices, self.medium.item_shape, self.device)
         denoiser = self.averaged
         for step in walk(clipped(denoiser), self.sampler, denoiser.schedule, denoiser.variance, noise, cond):

@@ -1,16 +1,22 @@
 """The state that a run starts from, as files hold it."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ddpm_cli.build.adapter import merged
 from ddpm_cli.build.load import load_weights
+from ddpm_cli.build.model import num_condition_channels
 from ddpm_cli.build.transfer import transferred
+from ddpm_cli.data.store import Store, fingerprint
 from ddpm_cli.errors import UserError
 from ddpm_cli.formats.opened import open_model
 from ddpm_cli.run_dir.checkpoint import Content, OpenCheckpoint
 from ddpm_cli.training.state import TrainState
+from ddpm_cli.training.step import TrainStep
+
+log = logging.getLogger("ddpm_cli")
 
 
 def restored(
@@ -21,7 +27,19 @@ def restored(
     if resumed is not None:
         load_state(state, resumed.content, resumed.path)
     elif cfg["init"] is not None:
-        _load_averaged(state, cfg["init"], class_names)
+        _load_averaged(state, cfg, class_names)
+
+
+def data_fingerprint(store: Store, train_step: TrainStep) -> str:
+    """Of all that a run trains on: its data set, and what lies beside each item."""
+    beside = None if train_step.conditions is None else train_step.conditions.fingerprint
+    return store.fingerprint if beside is None else fingerprint({"items": store.fingerprint, "beside": beside})
+
+
+def warn_of_other_data(resumed: OpenCheckpoint, store: Store, train_step: TrainStep) -> None:
+    before, now = resumed.content.get("data", {}).get("fingerprint"), data_fingerprint(store, train_step)
+    if before != now:
+        log.warning("the data set is not the one of the checkpoint (%s, was %s)", now, before)
 
 
 def load_state(state: TrainState, content: Content, path: Path) -> None:
@@ -30,15 +48,17 @@ def load_state(state: TrainState, content: Content, path: Path) -> None:
     state.load_state_dict(content)
 
 
-def _load_averaged(state: TrainState, init: str, class_names: Sequence[str]) -> None:
+def _load_averaged(state: TrainState, cfg: dict[str, Any], class_names: Sequence[str]) -> None:
     """Begins with the averaged weights of another run, or with those of another program's model."""
+    init = cfg["init"]
     path, content, _ = open_model(init, key="init")
     weights = content["emas"].get("ema")
     if weights is None:
         raise UserError(f"init={init}: {path} holds no averaged weights")
     weights = merged(weights, content["config"], path)
     names = content.get("data", {}).get("class_names", ())
-    weights = transferred(state.network, weights, path, names, class_names)
+    of_conditions = (num_condition_channels(content["config"]), num_condition_channels(cfg))
+    weights = transferred(state.network, weights, path, names, class_names, of_conditions)
     load_weights(state.network, weights, path)
     state.network.project_weights()  # type: ignore[operator]
     for ema in state.emas.values():

@@ -23,7 +23,7 @@ import yaml
 
 from ddpm_cli.build.found import with_values_found, with_values_of
 from ddpm_cli.build.machine import environment
-from ddpm_cli.build.model import build_medium, ema_denoiser, null_label
+from ddpm_cli.build.model import ema_denoiser
 from ddpm_cli.build.summary import describe
 from ddpm_cli.build.trainer import Parts, assembled, build_data, build_parts, work_of
 from ddpm_cli.config.context import Context
@@ -49,6 +49,7 @@ from ddpm_cli.training_run import budget
 from ddpm_cli.training_run.callbacks import (
     CheckpointCallback,
     PreviewCallback,
+    build_preview,
     interruptible,
     run_content,
 )
@@ -56,7 +57,7 @@ from ddpm_cli.training_run.launch import Workers, check_launched, ranks_for
 from ddpm_cli.training_run.measurements import build_measurements, objective
 from ddpm_cli.training_run.probe import joined
 from ddpm_cli.training_run.profile import Profile
-from ddpm_cli.training_run.restore import restored
+from ddpm_cli.training_run.restore import restored, warn_of_other_data
 from ddpm_cli.training_run.tracking import build_journal
 
 log = logging.getLogger("ddpm_cli")
@@ -184,9 +185,7 @@ def _built(opened: Opened, store: Store) -> tuple[TrainStep, TrainState]:
     restored(state, cfg, resumed, store.class_names)
     if resumed is not None:
         run.set_aside(state.step, resumed.damaged)
-        before = resumed.content.get("data", {}).get("fingerprint")
-        if before != store.fingerprint:
-            log.warning("the data set is not the one of the checkpoint (%s, was %s)", store.fingerprint, before)
+        warn_of_other_data(resumed, store, train_step)
     return train_step, state
 
 
@@ -217,8 +216,7 @@ def _measured(
     ranks = workers.join(told, parts.machine.device)
     train_step = joined(train_step, state, cfg_of_all, ranks, micro)
     averaged = ema_denoiser(parts.denoiser, state)
-    classes, images = null_label(averaged.network), cfg["training"]["num_samples"]
-    preview = Preview(parts.sampler, build_medium(cfg), images, classes, cfg["seed"], parts.machine.device)
+    preview = build_preview(cfg, parts)
     if cfg["budget"] is not None and opened.resumed is None:
         seconds = partial(preview.seconds, averaged)
         cfg, train_step = budget.applied(cfg, context, opened.run, train_step, state, seconds)

@@ -41,6 +41,8 @@ REQUIRED = {
     "sdedit": ["edit.image=a.png"],
     "reconstruct": ["edit.image=a.png"],
     "interpolate": ["edit.image=a.png", "edit.to=b.png"],
+    "image": ["dataset=image_folder", "dataset.root=pictures", "condition.root=edges"],
+    "vector": ["condition.path=vectors.npy"],
 }
 
 
