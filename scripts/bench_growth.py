@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -119,7 +119,7 @@ CURVES: dict[str, tuple[Callable[[], Curve], str, str]] = {
 def exponents(curve: Curve) -> list[float]:
     """Of the power law through each two neighbouring points."""
     points = list(curve.items())
-    return [math.log(t2 / t1) / math.log(n2 / n1) for (n1, t1), (n2, t2) in zip(points, points[1:], strict=False)]
+    return [math.log(t2 / t1) / math.log(n2 / n1) for (n1, t1), (n2, t2) in pairwise(points)]
 
 
 def told(name: str, curve: Curve) -> str:
