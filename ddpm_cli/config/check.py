@@ -9,8 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from ddpm_cli.config.compose import Composer, plain, refusal
+from ddpm_cli.config.figures import FIGURES, V_ERRORS
 from ddpm_cli.config.groups import primary_groups, primary_keys
-from ddpm_cli.config.knobs import FIGURES, V_ERRORS, rule_for
+from ddpm_cli.config.knobs import rule_for
 from ddpm_cli.config.messages import MISSING, near_option, shown, unknown_key
 from ddpm_cli.config.overrides import as_typed, key_of, typed_keys
 from ddpm_cli.config.rules import Rule
@@ -38,8 +39,7 @@ def checked(
 
     reference: where it is known already. With `complete` a required key without a value is an error too.
     """
-    config, primary = plain(cfg), primary_keys(composer.command)
-    groups = primary_groups(composer.command)
+    config, primary, groups = plain(cfg), primary_keys(composer.command), primary_groups(composer.command)
     check_hydras_keys(cfg)
     _check_keys_of_files(config, primary, {*groups, *composer.groups})
     reference = composer.reference(cfg.hydra.runtime.choices) if reference is None else reference

@@ -1,57 +1,39 @@
 """What values the knobs may take: one table, keyed by the dotted key, known without torch."""
 
-import os
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ddpm_cli.config.durations import EXAMPLES, seconds_of
 from ddpm_cli.config.extras import EXTRA_TRACKERS
-from ddpm_cli.config.rules import ANYTHING, Rule, either, list_of, matching, nullable, one_of, real, refuse, whole
-
-FLAG = one_of(True, False)
-FINITE = real()
-ANY_WHOLE = whole(-(2**63), 2**63 - 1)
-TEXT = Rule("text", lambda value: value if isinstance(value, str) and "\0" not in value else refuse())
-COUNT = whole(1, 10**9)
-COUNT_OR_NEVER = whole(0, 10**9)
-SEED = whole(0, 2**63 - 1)
-WIDTH = whole(1, 65536)
-POSITIVE = real("a finite number above 0", lambda value: value > 0)
-NOT_NEGATIVE = real("a finite number of at least 0", lambda value: value >= 0)
-FRACTION = real("a number from 0 to 1", lambda value: 0 <= value <= 1)
-BELOW_ONE = real("a number of at least 0 and below 1", lambda value: 0 <= value < 1)
-INSIDE = real("a number above 0 and below 1", lambda value: 0 < value < 1)
-LOG_SNR = real("a number from -40 to 40", lambda value: -40 <= value <= 40)
-_SIDE = whole(1, 8192)  # 192 MiB an image
-_RANGE = list_of(FINITE, length=2)
-PATH = Rule(
-    "a path",
-    lambda value: os.path.expanduser(value) if isinstance(value, str) and value and "\0" not in value else refuse(),
-    example="PATH",
-)
-_NAME = matching(
-    "at most 50 letters, digits, dots, dashes and underscores, the first a letter or digit", r"[^\W_][\w.-]{,49}"
-)
-NAME = replace(_NAME, accept=lambda value: _NAME(str(value) if type(value) is int else value), example="NAME")
-MODULE = matching("the name of a module, as down_blocks.0", r"[A-Za-z_][\w.]*")
-PACKAGE = matching("the name of a package", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-LABEL = whole(0, 10**6)
-CLASS = either(LABEL, Rule("a name", lambda value: TEXT(value) or refuse()))  # each and none look like names
-DURATION = Rule(f"a time with its unit, such as {EXAMPLES}", lambda value: value if seconds_of(value) else refuse())
-# The figures of each metric that a run may measure as it goes; the ends of an interval are NAME_low and NAME_high.
-FIGURES = {
-    "fid": ("fid",),
-    "kid": ("kid",),
-    "inception_score": ("inception_score",),
-    "precision_recall": ("precision", "recall"),
-    "accuracy": ("accuracy",),
-    "nll": ("nll_bound", "nll_ode"),
-}
-HIGHER_IS_BETTER = {"inception_score", "precision", "recall", "accuracy"}
-V_ERRORS = ("v_error_train", "v_error_heldout")
-METRICS = (*FIGURES, "memorisation")  # of ddpm-eval
-DEVICE = replace(matching("one of auto, cpu, cuda, cuda:N, mps", r"auto|cpu|cuda(:\d{1,3})?|mps"), example="cpu")
+from ddpm_cli.config.figures import FIGURES, METRICS, V_ERRORS
+from ddpm_cli.config.rules import Rule, either, list_of, matching, nullable, one_of, real, whole
+from ddpm_cli.config.values import (
+    BELOW_ONE,
+    CLASS,
+    COUNT,
+    COUNT_OR_NEVER,
+    DEVICE,
+    DURATION,
+    FINITE,
+    FLAG,
+    FRACTION,
+    INSIDE,
+    LABEL,
+    LOG_SNR,
+    MODULE,
+    NAME,
+    NOT_NEGATIVE,
+    PACKAGE,
+    PATH,
+    POSITIVE,
+    RANGE,
+    SEED,
+    SIDE,
+    TEXT,
+    WIDTH,
+    accepts,
+    rule_of_type,
+)  # fmt: skip
 
 # The first match counts. Knobs whose default is null are nullable without saying so, and those whose default is auto
 # take that.
@@ -107,14 +89,14 @@ TABLE: dict[str, Rule] = {
     "dataset.name": TEXT,
     "dataset.split": one_of("train", "test", "all", "val", "trainval"),
     "dataset.channels": whole(1, 1024),  # each set says which of these it has; those of images: 1 or 3
-    "dataset.image_size": either(_SIDE, list_of(_SIDE, length=2)),  # [height, width] of sets that are not square
+    "dataset.image_size": either(SIDE, list_of(SIDE, length=2)),  # [height, width] of sets that are not square
     "dataset.images": TEXT,
     "dataset.labels": TEXT,
     "dataset.files": TEXT,
     "dataset.image_column": TEXT,
     "dataset.label_column": TEXT,
     "dataset.layout": one_of("NHW", "NHWC", "NCHW"),
-    "dataset.range": either(one_of("each"), either(_RANGE, list_of(_RANGE, least=1))),
+    "dataset.range": either(one_of("each"), either(RANGE, list_of(RANGE, least=1))),
     "dataset.dtype": one_of("uint8", "uint16", "float32"),
     "dataset.num_classes": LABEL,  # null, to count them, where that is the default: in a folder
     "dataset.num_images": COUNT,
@@ -293,25 +275,7 @@ def rule_for(key: str, default: Any, *, by_table: bool = True) -> Rule:
     """The rule for a knob: the table's, or what its default's type implies; null and auto are allowed where they are
     the default."""
     rule = next((rule for pattern, rule in TABLE.items() if fnmatchcase(key, pattern)), None) if by_table else None
-    rule = rule or _rule_of_type(default)
-    if default == "auto" and not _accepts(rule, default):
+    rule = rule or rule_of_type(default)
+    if default == "auto" and not accepts(rule, default):
         rule = either(one_of("auto"), rule)
     return nullable(rule) if default is None and not rule.nullable else rule
-
-
-def _accepts(rule: Rule, value: Any) -> bool:
-    try:
-        rule(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _rule_of_type(default: Any) -> Rule:
-    for kind, rule in ((bool, FLAG), (int, ANY_WHOLE), (float, FINITE), (str, TEXT)):
-        if isinstance(default, kind):
-            return rule
-    if isinstance(default, list):
-        kinds = {type(item) for item in default}
-        return list_of(_rule_of_type(default[0]) if len(kinds) == 1 else ANYTHING)
-    return ANYTHING

@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from ddpm_cli.config.knobs import HIGHER_IS_BETTER
+from ddpm_cli.config.figures import HIGHER_IS_BETTER
 from ddpm_cli.results.quality import label, quality
 from ddpm_cli.results.runs import Run, is_run, read
 from ddpm_cli.system.files import write_text

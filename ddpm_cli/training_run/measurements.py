@@ -13,7 +13,7 @@ from torch import Tensor
 from ddpm_cli.build.averages import build_averaging
 from ddpm_cli.build.model import build_medium, null_label
 from ddpm_cli.build.trainer import Parts, build_conditions, build_data
-from ddpm_cli.config.knobs import FIGURES, HIGHER_IS_BETTER
+from ddpm_cli.config.figures import FIGURES, HIGHER_IS_BETTER
 from ddpm_cli.data.conditions import Conditions
 from ddpm_cli.data.store import Store
 from ddpm_cli.diffusion.denoiser import Denoiser, clipped
