@@ -140,6 +140,7 @@ TABLE: dict[str, Rule] = {
     "model.heads": whole(1, 1024),
     "model.mlp_ratio": whole(1, 64),
     "model.augment_dim": whole(0, 1024),
+    "model.latent_channels": whole(1, 1024),
     "prediction.sigma_data": POSITIVE,
     "schedule.num_timesteps": whole(1, 10**6),
     "schedule.beta_start": INSIDE,
@@ -187,6 +188,7 @@ TABLE: dict[str, Rule] = {
     "ema.snapshots": whole(0, 10**4),
     "loss.bound_weight": NOT_NEGATIVE,
     "loss.huber_delta": nullable(POSITIVE),
+    "loss.kl_weight": NOT_NEGATIVE,
     "weighting.gamma": POSITIVE,
     "sampler.num_steps": nullable(whole(1, 10**6)),
     "sampler.spacing": nullable(
