@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpm_cli.build.autoencoder import with_autoencoder_described, with_autoencoder_of
 from ddpm_cli.build.network_size import OPEN, with_network_sized
 from ddpm_cli.config.stored import check_stored
 from ddpm_cli.data.described import FOUND, OPEN_VALUES, described
@@ -26,7 +27,7 @@ def with_values_found(cfg: Config, typed_keys: Sequence[str] = ()) -> Config:
         cfg = _with_what_weights_are_of(cfg, typed_keys)
     if "path" in cfg["schedule"] and cfg["schedule"]["values"] is None:
         cfg = {**cfg, "schedule": {**cfg["schedule"], "values": read_table(Path(cfg["schedule"]["path"]))}}
-    return with_network_sized(_with_data_described(cfg))
+    return with_network_sized(with_autoencoder_described(_with_data_described(cfg)))
 
 
 def _with_what_weights_are_of(cfg: Config, typed_keys: Sequence[str]) -> Config:
@@ -61,7 +62,7 @@ def with_values_of(stored: Config, cfg: Config) -> Config:
         k: data.get(k) if same and value in OPEN_VALUES and k in FOUND and k != "num_classes" else value
         for k, value in cfg["dataset"].items()
     }
-    return _with_data_described({**cfg, "model": model, "dataset": dataset})
+    return with_autoencoder_of(stored, _with_data_described({**cfg, "model": model, "dataset": dataset}))
 
 
 def _with_data_described(cfg: Config) -> Config:

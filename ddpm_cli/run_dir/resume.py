@@ -11,10 +11,10 @@ from ddpm_cli.system import tree
 
 # What the weights and the meaning of a step depend on. A learning rate or a batch size may change; these may not.
 FIXED = ("model", "schedule", "prediction", "variance", "dataset", "representation")
-# But of a data set where it is, and of a network whether it keeps its activations, may.
-_FREE = {"dataset": ("root", "cache", "download"), "model": ("checkpointing",)}
+# But of a data set and an autoencoder where they are, and of a network whether it keeps its activations, may.
+_FREE = {"dataset": ("root", "cache", "download"), "model": ("checkpointing",), "representation": ("autoencoder",)}
 # What no two nodes are told apart by; `values` a schedule reads from a file when the run begins.
-_PASSING = {"values", *_FREE["dataset"], *_FREE["model"]}
+_PASSING = {"values", *(key for keys in _FREE.values() for key in keys)}
 _NOTHING = object()  # where a configuration has no such key
 
 Config = dict[str, Any]

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddpm_cli.build.autoencoder import is_of_latents
 from ddpm_cli.build.instantiate import make, make_asking
 from ddpm_cli.build.labels import class_numbers
 from ddpm_cli.build.load import Trained, load_trained
@@ -140,6 +141,7 @@ def build_pipeline(cfg: dict[str, Any]) -> SamplingPipeline:
     """Loads the checkpoint and joins it with what the invocation asks for; UserError where they do not go together."""
     knobs, weights, trust = cfg["guidance"], cfg["weights"], cfg["trust"]
     trained, guide = load_trained(cfg["ckpt"], weights, trust), None
+    checks.check_draws(trained)
     if knobs["guide_ckpt"] is not None:
         guide = load_trained(knobs["guide_ckpt"], weights, trust, key="guidance.guide_ckpt")
     with checks.refusals_told():
@@ -157,6 +159,7 @@ def build_pipeline(cfg: dict[str, Any]) -> SamplingPipeline:
         checks.check_edit(edit, sampler, trained)
         labels = class_numbers(cfg["labels"], trained)
         medium = build_medium(trained.config)
+        checks.check_clip(cfg["clip"], medium)
         inputs = load_inputs(cfg["edit"], medium) if edit else None
     sha256 = model_sha256(trained)  # of the weights as they are in the file: a GPU may be given others
     calls = cfg["num_images"] * (cfg["sampler"].get("num_steps") or trained.denoiser.schedule.num_timesteps)
@@ -169,7 +172,7 @@ def build_pipeline(cfg: dict[str, Any]) -> SamplingPipeline:
         machine.device,
         cfg["seed"],
         labels,
-        trained.config.get("clip", True) if cfg["clip"] == "auto" else cfg["clip"],
+        trained.config.get("clip", medium.limit == 1) if cfg["clip"] == "auto" else cfg["clip"],
         guidance,
         guide,
         cads if cads.noise else None,
@@ -184,6 +187,8 @@ def build_pipeline(cfg: dict[str, Any]) -> SamplingPipeline:
 def model_sha256(trained: Trained) -> str:
     """Of what the images depend on: the weights in use, what they mean, and the measured variance where it is used."""
     meaning = {group: trained.config.get(group) for group in _GROUPS}
+    if is_of_latents(trained.config):
+        meaning |= {key: trained.config["representation"][key] for key in ("sha256", "scale_factor")}
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True, default=str).encode())
     measured = {f"analytic.{i}": table for i, table in enumerate(trained.variance.tables)}
     tensors = {**trained.denoiser.network.state_dict(), **measured}

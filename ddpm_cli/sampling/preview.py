@@ -82,4 +82,5 @@ class Preview:
         if self.num_classes is not None:
             cond = {"labels": choose_labels("each", indices, self.num_classes, self.seed).to(self.device)}
         noise = ImageNoise(self.seed, indices, self.medium.item_shape, self.device)
-        return walk(clipped(denoiser), self.sampler, denoiser.schedule, denoiser.variance, noise, cond)
+        denoise = clipped(denoiser, self.medium.limit)
+        return walk(denoise, self.sampler, denoiser.schedule, denoiser.variance, noise, cond)
