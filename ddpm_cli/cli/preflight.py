@@ -182,7 +182,8 @@ def _check_files(line: Line, config: dict[str, Any], folder: Path, key: str, *, 
         if (spec := tree.get(config, name)) is not None:
             # ddpm-analytic writes its result into the file
             (find_checkpoint if line.command == "analytic" else find_model)(spec, key=name)
-    for name in ("images", "edit.image", "edit.sound", "edit.mask", "edit.to", "representation.autoencoder"):
+    named = ("images", "edit.image", "edit.sound", "edit.mask", "edit.to", "representation.autoencoder")
+    for name in named[:-1] if resuming else named:  # a checkpoint holds its autoencoder
         if (path := tree.get(config, name)) is not None and not os.path.exists(path):
             raise UserError(f"{name}={path}: no such file or folder")
     if config.get("dry_run") is True or line.command == "report":  # whose page goes where its runs are

@@ -34,7 +34,6 @@ def encoded(
     fingerprint is of what the latents are made from: their last bits are another machine's own.
     """
     key = {"set": "latents", "data": store.fingerprint, "dtype": dtype, "mirrored": mirrored, **autoencoder}
-    number = np.dtype(dtype)
 
     def fill() -> Blocks:
         labels = None if store.labels is None else store.labels.numpy()
@@ -42,13 +41,13 @@ def encoded(
             for start in range(0, len(store), _AT_ONCE):
                 rows = slice(start, start + _AT_ONCE)
                 files = store.to_file(store.items[rows]).to(device)
-                latents = medium.to_model(files.flip(-1) if flip else files).cpu().numpy()
-                if not np.isfinite(latents.astype(number)).all():
+                latents = medium.to_model(files.flip(-1) if flip else files).cpu().to(getattr(torch, dtype))
+                if not bool(latents.isfinite().all()):
                     raise UserError(
                         f"representation.dtype={dtype}: latents of {store.name} are beyond it or not finite; "
                         "choose representation.dtype=float32, or another autoencoder"
                     )
-                yield latents.astype(number), None if labels is None else labels[rows]
+                yield latents.numpy(), None if labels is None else labels[rows]
 
     made = prepare(
         cache_dir,
@@ -56,7 +55,7 @@ def encoded(
         name=f"{store.name}-latents",
         num_items=len(store) * (2 if mirrored else 1),
         item_shape=medium.item_shape,
-        dtype=number,
+        dtype=np.dtype(dtype),
         class_names=store.class_names,
         fill=fill,
         other=medium,
