@@ -100,6 +100,7 @@ def test_another_autoencoder_makes_other_latents_and_is_refused_for_a_model_of_t
     checkpoint.save(tmp_path / "changed.pt", content)
     done = draw(place, "refused", f"ckpt={tmp_path / 'changed.pt'}", "num_images=2", check=False)
     assert done.returncode == 2 and "is another autoencoder than that of the model" in done.stderr
+    assert not (place / "refused").exists()
 
 
 def test_edits_go_through_the_autoencoder(place):

@@ -10,11 +10,10 @@ from ddpm_cli.build.autoencoder import is_unmeasured
 from ddpm_cli.build.model import build_medium
 from ddpm_cli.build.trainer import build_data
 from ddpm_cli.errors import UserError
-from ddpm_cli.seeding import generator
 from ddpm_cli.system.device import choose_device
 
 log = logging.getLogger("ddpm_cli")
-_NUM_IMAGES, _CHOICE = 256, 0x1A7E0001
+_NUM_IMAGES = 256
 
 Config = dict[str, Any]
 
@@ -28,7 +27,7 @@ def with_latents_scaled(cfg: Config) -> Config:
     node = cfg["representation"]
     store = build_data({**cfg, "representation": None})
     medium = build_medium({**cfg, "representation": {**node, "scale_factor": 1.0}})
-    rows = torch.randperm(len(store), generator=generator("cpu", _CHOICE))[:_NUM_IMAGES]
+    rows = torch.linspace(0, len(store) - 1, min(_NUM_IMAGES, len(store))).long()  # all over it, as a set may be sorted
     files = store.to_file(store.items[rows]).to(choose_device(cfg["device"]))
     latents = medium.to_model(files)
     images = medium.outside

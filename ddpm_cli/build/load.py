@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ddpm_cli.build.autoencoder import remember
+from ddpm_cli.build.autoencoder import is_of_latents, network_of, remember
 from ddpm_cli.build.averages import rebuilt
 from ddpm_cli.build.model import Config, build_denoiser, null_label
 from ddpm_cli.config.stored import check_stored
@@ -42,6 +42,8 @@ def load_trained(ckpt: Path | str, weights: str = "ema", trust: Sequence[str] = 
     cfg = {**content["config"], "trust": list(trust)}
     check_stored(cfg, path)  # before anything is built of it
     remember(content, path)
+    if is_of_latents(cfg):
+        network_of(cfg["representation"])  # refused now, and not when all is drawn
     denoiser = build_denoiser(cfg)
     saved = content["network"] if weights == "raw" else content["emas"].get(weights)
     if saved is None and "@" not in weights:
