@@ -152,8 +152,9 @@ def test_what_cannot_be_is_refused_in_a_line(place, command, words, told):
 
 
 def test_an_autoencoder_is_refused_where_a_denoiser_is_to_be(place):
-    done = run("train", "dataset=shapes", "model=autoencoder_kl", "run_dir=refused", cwd=place, check=False)
-    assert done.returncode == 2 and "is trained by itself: experiment=autoencoder" in done.stderr
+    for words in (["model=autoencoder_kl"], ["loss=autoencoding", "variance=learned"]):
+        done = run("train", "dataset=shapes", *words, "run_dir=refused", cwd=place, check=False)
+        assert done.returncode == 2 and "experiment=autoencoder" in done.stderr
 
 
 def test_an_autoencoder_is_trained_resumed_exported_and_used(place):

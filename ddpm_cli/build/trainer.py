@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ddpm_cli.build.autoencoder import is_of_latents
+from ddpm_cli.build.autoencoder import is_autoencoder, is_of_latents
 from ddpm_cli.build.averages import build_averaging
 from ddpm_cli.build.instantiate import make, make_asking
 from ddpm_cli.build.machine import Machine, choose_machine, forward_flops
@@ -121,6 +121,8 @@ def build_objective(cfg: Config, denoiser: Denoiser) -> tuple[Loss, Timesteps]:
     """The loss and the distribution of timesteps; UserError where they cannot train this denoiser."""
     trust = cfg.get("trust", [])
     loss = make("loss", cfg["loss"], trust, weighting=make("weighting", cfg["weighting"], trust))
+    if loss.of_autoencoders != is_autoencoder(cfg):
+        raise UserError("loss=autoencoding and model=autoencoder_kl go together: experiment=autoencoder")
     timesteps = make_asking("timesteps", cfg["timesteps"], trust, num_timesteps=denoiser.schedule.num_timesteps)
     try:
         check_objective(denoiser, loss, timesteps)

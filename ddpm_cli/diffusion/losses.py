@@ -37,6 +37,7 @@ class Loss(Protocol):
     weighting: Weighting
     uses_bound: bool = False  # trains on the variational bound, so that it can teach a variance but needs every t
     trains_mean_by: Literal["weighting", "bound"] = "weighting"  # what reaches the estimate of x_0
+    of_autoencoders: bool = False  # trains no denoiser
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> LossTerms: ...
 
@@ -176,6 +177,7 @@ class Autoencoding(Loss):
     huber_delta: float | None = None
 
     uses_bound = True  # the divergence is a part of the bound, and teaches the second output
+    of_autoencoders = True
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> LossTerms:
         denoised = denoiser(x_0, t, {"noise": noise})

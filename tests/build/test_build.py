@@ -39,6 +39,8 @@ NEEDS = {
     "dataset=parquet": ["dataset.root=cats", "dataset.num_classes=3"],
     "dataset=image_folder": ["dataset.root=photos", "dataset.num_classes=3"],
     "model=auto": ["model.channels=8", "model.channel_mult=[1,2]", "model.blocks_per_level=1", *REST_OF_AUTO],
+    "model=autoencoder_kl": ["loss=autoencoding", "variance=learned", "dataset=shapes"],
+    "loss=autoencoding": ["model=autoencoder_kl", "variance=learned", "dataset=shapes"],
     "model=unet1d": ["dataset=tones", "representation=waveform", "dataset.num_samples=1024"],
     "model=unet_sound": ["dataset=tones"],
     "schedule=edm": ["prediction=edm", "weighting=edm", "timesteps=log_normal"],
