@@ -71,8 +71,13 @@ def content_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 def remember(content: Content, path: Path) -> None:
     """From here on the autoencoder in a checkpoint serves wherever its hash is named."""
-    if (held := content.get("autoencoder")) is not None:
-        _frozen(dict(held["model"]), held["weights"], path)
+    held: Any = content.get("autoencoder")
+    if held is None:
+        return
+    model, weights = (held.get(key) if isinstance(held, dict) else None for key in ("model", "weights"))
+    if not isinstance(model, dict) or not isinstance(weights, dict):
+        raise UserError(f"{path}: what it holds of an autoencoder was not written by ddpm-train")
+    _frozen(model, weights, path)
 
 
 def with_autoencoder_described(cfg: Config) -> Config:
@@ -128,6 +133,8 @@ def _frozen(model: Config, weights: Weights, path: Path) -> Frozen:
     """UserError where these are not the weights of an autoencoder."""
     if model.get("_target_") != folders.TARGET:
         raise UserError(f"{_KEY}: {path} is no autoencoder; train one: ddpm-train experiment=autoencoder")
+    if not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
+        raise UserError(f"{_KEY}: {path} holds weights that are no tensors")
     model = {key: value for key, value in model.items() if key != "num_classes"}
     for key, value in model.items():
         rule = rule_for(f"model.{key}", True if key in ("attention", "quant_conv") else None)
