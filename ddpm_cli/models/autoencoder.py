@@ -16,6 +16,7 @@ from ddpm_cli.models.checkpointed import Checkpointed
 from ddpm_cli.models.conditioning import Cond, Network
 
 _LOG_VARIANCES = (-30.0, 20.0)  # as diffusers clamps them
+_FIRST_LOG_VARIANCE = -6.0  # of latents before training: with that of a prior, 0, most of what is decoded is noise
 
 
 class AutoencoderKL(nn.Module, Network):
@@ -53,6 +54,9 @@ class AutoencoderKL(nn.Module, Network):
         self.encoder = Encoder(in_channels, 2 * latent_channels, channels, blocks_per_level, attention, options)
         self.decoder = Decoder(latent_channels, in_channels, channels, blocks_per_level + 1, attention, options)
         self.quant_conv = conv(2 * latent_channels, 2 * latent_channels, 1) if quant_conv else nn.Identity()
+        last = self.quant_conv if quant_conv else self.encoder.conv_out
+        with torch.no_grad():
+            last.bias[latent_channels:] = _FIRST_LOG_VARIANCE  # type: ignore[index]
         self.post_quant_conv = conv(latent_channels, latent_channels, 1) if quant_conv else nn.Identity()
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
