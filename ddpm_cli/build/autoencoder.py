@@ -95,6 +95,9 @@ def with_autoencoder_described(cfg: Config) -> Config:
         )
     scale = stored if node["scale_factor"] == "stored" else node["scale_factor"]
     told = {"latent_channels": model["latent_channels"], "factor": frozen.network.factor, "sha256": frozen.sha256}
+    for key, own in told.items():
+        if node[key] not in (None, own):
+            raise UserError(f"representation.{key}={node[key]}: the autoencoder has {own}; leave it out")
     told |= {"autoencoder": str(Path(node["autoencoder"]).absolute()), "scale_factor": scale}
     return {
         **cfg,

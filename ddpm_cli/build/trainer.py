@@ -123,6 +123,9 @@ def build_objective(cfg: Config, denoiser: Denoiser) -> tuple[Loss, Timesteps]:
     loss = make("loss", cfg["loss"], trust, weighting=make("weighting", cfg["weighting"], trust))
     if loss.of_autoencoders != is_autoencoder(cfg):
         raise UserError("loss=autoencoding and model=autoencoder_kl go together: experiment=autoencoder")
+    training = cfg["training"]
+    if loss.of_autoencoders and (training["sample_every"] or training["heldout_every"] or cfg.get("eval_every")):
+        raise UserError("an autoencoder draws nothing: training.sample_every=0 training.heldout_every=0, no eval_every")
     timesteps = make_asking("timesteps", cfg["timesteps"], trust, num_timesteps=denoiser.schedule.num_timesteps)
     try:
         check_objective(denoiser, loss, timesteps)

@@ -96,7 +96,7 @@ def _recipe_of_budget(parsed: Sequence[Any], composer: Composer) -> str | None:
     if not typed.get("budget") or "experiment" in typed:
         return None
     single = [str(o.input_line) for o in parsed if not o.is_sweep_override() and is_choice(o, composer)]
-    return "experiment=auto" if composer.compose(single).get("representation") is None else None
+    return None if "sample_rate" in (composer.compose(single).get("dataset") or ()) else "experiment=auto"
 
 
 def _places(line: Line, remembered: str | None) -> tuple[str | None, list[str]]:

@@ -54,9 +54,8 @@ class AutoencoderKL(nn.Module, Network):
         self.encoder = Encoder(in_channels, 2 * latent_channels, channels, blocks_per_level, attention, options)
         self.decoder = Decoder(latent_channels, in_channels, channels, blocks_per_level + 1, attention, options)
         self.quant_conv = conv(2 * latent_channels, 2 * latent_channels, 1) if quant_conv else nn.Identity()
-        last = self.quant_conv if quant_conv else self.encoder.conv_out
-        with torch.no_grad():
-            last.bias[latent_channels:] = _FIRST_LOG_VARIANCE  # type: ignore[index]
+        last: Any = self.quant_conv if quant_conv else self.encoder.conv_out
+        nn.init.constant_(last.bias[latent_channels:], _FIRST_LOG_VARIANCE)
         self.post_quant_conv = conv(latent_channels, latent_channels, 1) if quant_conv else nn.Identity()
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
