@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ddpm_cli.build.adapter import merged, open_adapter, write_adapter
+from ddpm_cli.build.autoencoder import is_autoencoder, is_of_latents
 from ddpm_cli.build.labels import class_numbers
 from ddpm_cli.build.load import Trained, load_trained, load_weights
 from ddpm_cli.build.model import build_condition, build_denoiser, input_shape, null_label
@@ -26,7 +27,7 @@ from ddpm_cli.config.context import Context
 from ddpm_cli.config.overrides import as_command
 from ddpm_cli.data.conditions import Condition
 from ddpm_cli.errors import UserError, WorldError
-from ddpm_cli.formats import diffusers, onnx_file, single_file, traced
+from ddpm_cli.formats import autoencoder, diffusers, onnx_file, single_file, traced
 from ddpm_cli.formats.card import card
 from ddpm_cli.formats.traced import Call
 from ddpm_cli.run_dir.find import ADAPTER_FILE, SINGLE_FILE
@@ -140,7 +141,11 @@ def _remedy_told() -> Iterator[None]:
 def _as_diffusers(source: Source) -> Written:
     trained, cfg = source.trained, source.trained.config
     network, schedule = source.network, trained.denoiser.schedule
+    if is_autoencoder(cfg):
+        return _autoencoder(source)
     with _remedy_told():
+        if is_of_latents(cfg):
+            raise UserError("diffusers' pipelines of DDPM draw images, and this is a model of latents")
         if cfg.get("representation") is not None:
             raise UserError("diffusers' pipelines of DDPM draw images, and this is a model of sounds")
         if source.condition is not None:
@@ -164,6 +169,18 @@ def _as_diffusers(source: Source) -> Written:
         known = [schedule.level(t) for t in _times(trained)]
         apart = max(abs(float(a.sigma - b.sigma)) for a, b in zip(levels, known, strict=True))
         return max(apart, _distance(source, Source(again, None).output))
+
+    return write
+
+
+def _autoencoder(source: Source) -> Written:
+    """As AutoencoderKL, which representation.autoencoder and diffusers open."""
+    cfg, weights = source.trained.config, source.network.state_dict()
+
+    def write(folder: Path) -> float:
+        autoencoder.write(folder, cfg["model"], weights)
+        again = autoencoder.read(folder)[1]
+        return max(float((again[name] - tensor).abs().max()) for name, tensor in weights.items())
 
     return write
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpm_cli.build.autoencoder import with_autoencoder_described, with_autoencoder_of
 from ddpm_cli.build.network_size import OPEN, with_network_sized
 from ddpm_cli.config.stored import check_stored
 from ddpm_cli.data.conditions import read_vectors
@@ -34,7 +35,7 @@ def with_values_found(cfg: Config, typed_keys: Sequence[str] = ()) -> Config:
     if condition.get("width", 0) is None:
         width = read_vectors(Path(condition["path"]), "condition.path").shape[1]
         cfg = {**cfg, "condition": {**condition, "width": width}}
-    return with_network_sized(_with_data_described(cfg))
+    return with_network_sized(with_autoencoder_described(_with_data_described(cfg)))
 
 
 def _with_what_weights_are_of(cfg: Config, typed_keys: Sequence[str]) -> Config:
@@ -71,7 +72,7 @@ def with_values_of(stored: Config, cfg: Config) -> Config:
         k: data.get(k) if same and value in OPEN_VALUES and k in FOUND and k != "num_classes" else value
         for k, value in cfg["dataset"].items()
     }
-    return _with_data_described({**cfg, "model": model, "dataset": dataset})
+    return with_autoencoder_of(stored, _with_data_described({**cfg, "model": model, "dataset": dataset}))
 
 
 def _with_data_described(cfg: Config) -> Config:

@@ -24,7 +24,7 @@ from ddpm_cli.training.ema import Averaging
 Config = dict[str, Any]
 _JOINED = {  # keys of a group that are not arguments of its _target_
     "dataset": {"flip"},
-    "representation": {"std"},
+    "representation": {"std", "autoencoder", "dtype"},
     "schedule": {"path", "zero_terminal_snr", "rescale_time"},
     "optimizer": {"warmup_steps", "decay", "reference_steps", "weight_decay_of"},
     "edit": {"image", "sound", "mask", "gap", "to"},

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ddpm_cli.build.adapter import merged, open_adapter
+from ddpm_cli.build.autoencoder import is_of_latents, network_of, remember
 from ddpm_cli.build.averages import rebuilt
 from ddpm_cli.build.model import Config, build_denoiser, null_label
 from ddpm_cli.config.stored import check_stored
@@ -49,11 +50,14 @@ def load_trained(
     """
     path, content, _ = open_model(ckpt, key=key)
     check_stored(content["config"], path)  # before anything is built of it
+    remember(content, path)
     saved = _weights_of(content, path, weights)
     if lora is not None:
         content = open_adapter(lora, merged(saved, content["config"], path))
         saved = content["emas"]["ema"]
     cfg = {**content["config"], "trust": list(trust)}
+    if is_of_latents(cfg):
+        network_of(cfg["representation"])  # refused now, and not when all is drawn
     denoiser = build_denoiser(cfg)
     load_weights(denoiser.network, merged(saved, cfg, path), path)
     denoiser.eval().requires_grad_(False)

@@ -1,10 +1,12 @@
 """The network, its noise schedule and what joins them: the denoiser; and its sampler."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from ddpm_cli.build.autoencoder import is_of_latents, network_of
 from ddpm_cli.build.instantiate import make, make_asking, name_of
 from ddpm_cli.data.conditions import Condition
 from ddpm_cli.diffusion import schedule as schedules
@@ -15,7 +17,7 @@ from ddpm_cli.errors import UserError
 from ddpm_cli.media.arrays import medium_of
 from ddpm_cli.media.base import Medium
 from ddpm_cli.media.image_files import sides
-from ddpm_cli.media.representation import Representation
+from ddpm_cli.media.latents import LatentImages
 from ddpm_cli.media.sounds import Sounds
 from ddpm_cli.training.state import TrainState
 
@@ -23,17 +25,25 @@ Config = dict[str, Any]
 
 
 def build_medium(cfg: Config) -> Medium:
-    """What the items are outside the model: images, or sounds where a representation of them is chosen."""
+    """What the items are outside the model: images or sounds, of which it may see a representation."""
     node = cfg["dataset"]
-    if cfg.get("representation") is None:
-        shape = (node["channels"], *sides(node["image_size"]))
-        return medium_of(shape, node.get("dtype", "uint8"), node.get("range"))
-    return Sounds(build_representation(cfg), node["num_samples"], node["sample_rate"])
+    if "sample_rate" in node:
+        return Sounds(build_representation(cfg), node["num_samples"], node["sample_rate"])
+    shape = (node["channels"], *sides(node["image_size"]))
+    images = medium_of(shape, node.get("dtype", "uint8"), node.get("range"))
+    return LatentImages(images, build_representation(cfg)) if is_of_latents(cfg) else images
 
 
-def build_representation(cfg: Config) -> Representation:
-    """What the model sees of a sound."""
-    return make("representation", cfg["representation"], cfg.get("trust", []))
+def build_representation(cfg: Config) -> Any:
+    """What the model sees of a sound, or of an image."""
+    node = cfg["representation"]
+    frozen = {"network": partial(network_of, node)} if is_of_latents(cfg) else {}
+    return make("representation", node, cfg.get("trust", []), **frozen)
+
+
+def mirrors(cfg: Config) -> bool:
+    """Whether batches mirror items at random. Of latents the set holds the mirror images beside the images."""
+    return bool(cfg["dataset"].get("flip", False)) and not is_of_latents(cfg)
 
 
 def item_shape(cfg: Config) -> tuple[int, ...]:

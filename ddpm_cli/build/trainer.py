@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ddpm_cli.build.adapter import adapt
+from ddpm_cli.build.autoencoder import is_autoencoder, is_of_latents
 from ddpm_cli.build.averages import build_averaging
 from ddpm_cli.build.instantiate import make, make_asking
 from ddpm_cli.build.machine import Machine, choose_machine, forward_flops
@@ -17,16 +18,20 @@ from ddpm_cli.build.model import (
     Config,
     build_condition,
     build_denoiser,
+    build_medium,
     build_representation,
     build_sampler,
     input_shape,
     item_shape,
+    mirrors,
     null_label,
 )
 from ddpm_cli.config.durations import seconds_of
 from ddpm_cli.data.conditions import Conditions
 from ddpm_cli.data.loading.augment import NUM_LABELS, GeometricAugment
 from ddpm_cli.data.loading.batches import Batches
+from ddpm_cli.data.prepare.cache import cache_folder
+from ddpm_cli.data.prepare.latents import encoded
 from ddpm_cli.data.store import Store
 from ddpm_cli.diffusion.compatibility import check_objective
 from ddpm_cli.diffusion.denoiser import Denoiser
@@ -34,7 +39,8 @@ from ddpm_cli.diffusion.losses import Loss
 from ddpm_cli.diffusion.samplers import Sampler
 from ddpm_cli.diffusion.timesteps import Timesteps
 from ddpm_cli.errors import UserError
-from ddpm_cli.system.device import choose_determinism
+from ddpm_cli.media.base import Medium
+from ddpm_cli.system.device import choose_determinism, choose_device
 from ddpm_cli.system.peak import peak_tflops
 from ddpm_cli.system.precision import PRECISIONS, set_float32
 from ddpm_cli.training.ema import EMA
@@ -123,6 +129,11 @@ def build_objective(cfg: Config, denoiser: Denoiser) -> tuple[Loss, Timesteps]:
     """The loss and the distribution of timesteps; UserError where they cannot train this denoiser."""
     trust = cfg.get("trust", [])
     loss = make("loss", cfg["loss"], trust, weighting=make("weighting", cfg["weighting"], trust))
+    if loss.of_autoencoders != is_autoencoder(cfg):
+        raise UserError("loss=autoencoding and model=autoencoder_kl go together: experiment=autoencoder")
+    training = cfg["training"]
+    if loss.of_autoencoders and (training["sample_every"] or training["heldout_every"] or cfg.get("eval_every")):
+        raise UserError("an autoencoder draws nothing: training.sample_every=0 training.heldout_every=0, no eval_every")
     timesteps = make_asking("timesteps", cfg["timesteps"], trust, num_timesteps=denoiser.schedule.num_timesteps)
     try:
         check_objective(denoiser, loss, timesteps)
@@ -132,12 +143,32 @@ def build_objective(cfg: Config, denoiser: Denoiser) -> tuple[Loss, Timesteps]:
 
 
 def build_data(cfg: Config) -> Store:
-    """The prepared data set, of the shape and number of classes the configuration states."""
-    sounds = {} if cfg.get("representation") is None else {"representation": build_representation(cfg)}
-    store = make("dataset", cfg["dataset"], cfg.get("trust", []), **sounds)
-    if store.item_shape != item_shape(cfg):
-        raise UserError(f"dataset: items are {store.item_shape}, the configuration says {item_shape(cfg)}")
-    return store
+    """The prepared data set, of the shape and number of classes the configuration states: what the model sees of it."""
+    node, medium = cfg["dataset"], build_medium(cfg)
+    sounds = {"representation": build_representation(cfg)} if "sample_rate" in node else {}
+    store: Store = make("dataset", node, cfg.get("trust", []), **sounds)
+    if store.item_shape != medium.outside.item_shape:
+        raise UserError(f"dataset: items are {store.item_shape}, the configuration says {medium.outside.item_shape}")
+    return _encoded(cfg, store, medium) if is_of_latents(cfg) else store
+
+
+def build_files(cfg: Config) -> Store:
+    """The data set as its files hold it: of a model of latents the images, which it is measured by."""
+    return build_data({**cfg, "representation": None} if is_of_latents(cfg) else cfg)
+
+
+def _encoded(cfg: Config, store: Store, medium: Medium) -> Store:
+    """The latents of a set of images, kept where its prepared copy is, or that of others where it has none."""
+    node, dataset = cfg["representation"], cfg["dataset"]
+    return encoded(
+        store,
+        medium,
+        cache_folder(dataset.get("root") or "data", dataset.get("cache")),
+        autoencoder={key: node[key] for key in ("sha256", "scale_factor")},
+        dtype=node["dtype"],
+        mirrored=dataset.get("flip", False),
+        device=choose_device(cfg["device"]),
+    )
 
 
 def build_conditions(cfg: Config, store: Store) -> Conditions | None:
@@ -154,7 +185,7 @@ def build_augment(cfg: Config, network: nn.Module) -> GeometricAugment | None:
             f"training.augment={probability} needs a network that is told of augmentations: "
             f"choose model=ddpmpp_cifar10 (model.augment_dim={NUM_LABELS}), or training.augment=0"
         )
-    if probability and len(item_shape(cfg)) != 3:
+    if probability and (len(item_shape(cfg)) != 3 or is_of_latents(cfg)):
         raise UserError(f"training.augment={probability} is for images; set training.augment=0")
     return GeometricAugment(probability) if probability else None
 
@@ -211,7 +242,7 @@ def build_train_step(cfg: Config, parts: Parts, store: Store) -> TrainStep:
     batch_size, micro, seed = training["batch_size"], training["micro_batch_size"], cfg["seed"]
     weights = sum(parameter.nbytes for parameter in parts.denoiser.network.parameters())
     reserved = 4 * weights  # the gradient, the optimiser's two moments and the average, which are not there yet
-    flip = cfg["dataset"].get("flip", False)
+    flip = mirrors(cfg)
     batches = Batches(store, batch_size, seed, flip, device, reserved)
     conditions = build_conditions(cfg, store)
     beside = None if conditions is None else conditions.in_batches(batch_size, seed, flip, device)

@@ -26,7 +26,7 @@ from ddpm_cli.system import tree
 
 _INPUTS = (
     *("images", "edit.image", "edit.sound", "edit.mask", "edit.to"),
-    *("conditions", "condition_masks", "condition.root", "condition.path"),
+    *("conditions", "condition_masks", "condition.root", "condition.path", "representation.autoencoder"),
 )
 
 
@@ -114,7 +114,7 @@ def _recipe_of_budget(parsed: Sequence[Any], composer: Composer) -> str | None:
     if not typed.get("budget") or "experiment" in typed:
         return None
     single = [str(o.input_line) for o in parsed if not o.is_sweep_override() and is_choice(o, composer)]
-    return "experiment=auto" if composer.compose(single).get("representation") is None else None
+    return None if "sample_rate" in (composer.compose(single).get("dataset") or ()) else "experiment=auto"
 
 
 def _places(line: Line, remembered: str | None) -> tuple[str | None, list[str]]:
@@ -202,7 +202,7 @@ def _check_files(line: Line, config: dict[str, Any], folder: Path, key: str, *, 
             (find_checkpoint if line.command == "analytic" else find_model)(spec, key=name)
     if (spec := config.get("lora")) is not None:
         find_adapter(spec)
-    for name in _INPUTS:
+    for name in _INPUTS[:-1] if resuming else _INPUTS:  # a checkpoint holds its autoencoder
         if (path := tree.get(config, name)) is not None and not os.path.exists(path):
             raise UserError(f"{name}={path}: no such file or folder")
     if config.get("dry_run") is True or line.command == "report":  # whose page goes where its runs are

@@ -245,18 +245,18 @@ def _images_have_data_and_no_likelihood(config: Config) -> str | None:
     return "metrics: nll is of a model; name it by ckpt, or leave nll out" if "nll" in config["metrics"] else None
 
 
-def _representations_are_of_sounds(config: Config) -> str | None:
+def _representations_are_of_their_medium(config: Config) -> str | None:
     if not isinstance(config.get("dataset"), dict) or "representation" not in config:
         return None
-    sounds, chosen = "sample_rate" in config["dataset"], config["representation"] is not None
-    if sounds == chosen:
-        made = tree.get(config, "representation.channels")
-        if sounds and config["dataset"]["channels"] != made:
-            return f"dataset.channels={config['dataset']['channels']}: the representation makes {made}; leave it out"
-        return None
-    if sounds:
-        return "representation=null: a model of sounds needs one; choose representation=stft or representation=waveform"
-    return "representation is of sounds, and this dataset is of images: leave it out, or choose dataset=audio_folder"
+    sounds, node = "sample_rate" in config["dataset"], config["representation"] or {}
+    of_sounds = bool(node) and "autoencoder" not in node
+    if of_sounds and not sounds:
+        return "representation is of sounds, and this dataset is of images: leave it out or choose dataset=audio_folder"
+    if sounds and not of_sounds:
+        return "representation: a model of sounds needs its own; choose representation=stft or representation=waveform"
+    if sounds and config["dataset"]["channels"] != (made := node.get("channels")):
+        return f"dataset.channels={config['dataset']['channels']}: the representation makes {made}; leave it out"
+    return None
 
 
 def _sides_are_of_sets_that_have_them(config: Config) -> str | None:
@@ -277,7 +277,7 @@ def _edit_has_a_source(config: Config) -> str | None:
 
 CROSS_CHECKS: list[Check] = [
     _sides_are_of_sets_that_have_them,
-    _representations_are_of_sounds,
+    _representations_are_of_their_medium,
     _at_most("training.micro_batch_size", "training.batch_size"),
     _stop_at_is_in_the_run,
     _at_most("devices", "training.batch_size", ": each device needs an image"),

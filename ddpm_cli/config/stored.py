@@ -11,6 +11,7 @@ from ddpm_cli.system import tree
 
 _NEEDED: dict[str, tuple[str, ...]] = {"model": ("in_channels",), "schedule": (), "prediction": (), "variance": ()}
 _OF_IMAGES = {"dataset": ("channels", "image_size")}
+_OF_LATENTS = _OF_IMAGES | {"representation": ("scale_factor", "latent_channels", "factor", "sha256", "dtype")}
 _OF_SOUNDS = {"dataset": ("channels", "num_samples", "sample_rate"), "representation": ()}
 
 
@@ -19,8 +20,10 @@ def check_stored(config: Any, path: Path | str) -> None:
 
     What its `_target_`s may name is checked where they are looked up.
     """
-    sounds = isinstance(config, dict) and config.get("representation") is not None
-    for group, keys in (_NEEDED | (_OF_SOUNDS if sounds else _OF_IMAGES)).items():
+    seen = config.get("representation") if isinstance(config, dict) else None
+    latents = isinstance(seen, dict) and "autoencoder" in seen
+    shape = _OF_IMAGES if seen is None else _OF_LATENTS if latents else _OF_SOUNDS
+    for group, keys in (_NEEDED | shape).items():
         node = config.get(group) if isinstance(config, dict) else None
         if not isinstance(node, dict) or any(key not in node for key in ("_target_", *keys)):
             raise UserError(

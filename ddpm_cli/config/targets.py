@@ -11,7 +11,7 @@ from ddpm_cli.errors import UserError
 # Each group's own modules; a `*` stands for the modules of a package.
 GROUP_MODULES: dict[str, tuple[str, ...]] = {
     "dataset": ("ddpm_cli.data.*",),
-    "representation": ("ddpm_cli.media.representation",),
+    "representation": ("ddpm_cli.media.representation", "ddpm_cli.media.latents"),
     "condition": ("ddpm_cli.data.conditions",),
     "model": ("ddpm_cli.models.*",),
     "adapter": ("ddpm_cli.models.lora",),

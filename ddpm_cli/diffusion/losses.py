@@ -38,6 +38,7 @@ class Loss(Protocol):
     uses_bound: bool = False  # trains on the variational bound, so that it can teach a variance but needs every t
     trains_mean_by: Literal["weighting", "bound"] = "weighting"  # what reaches the estimate of x_0
     one_step: bool = False  # asks for x_0 out of noise in one step
+    of_autoencoders: bool = False  # trains no denoiser
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> LossTerms: ...
 
@@ -165,3 +166,28 @@ class Hybrid(Loss):
         trained = _trained_error(self.weighting, self.huber_delta, mse, level, x_0, denoised.x_0)
         # One t of T is drawn, so T vb estimates the bound; without the factor it would be T times too weak.
         return LossTerms(trained + self.bound_weight * denoiser.schedule.num_timesteps * vb, mse=mse, vb=vb)
+
+
+@dataclass(frozen=True)
+class Autoencoding(Loss):
+    """|x_0 - D(E(x_0))|² + kl_weight KL(q(z | x_0) || N(0, 1)), both divided by the dimensions of x_0: the first stage
+    of latent diffusion (Rombach et al. 2022, Eq. 25, without perceptual loss and discriminator).
+
+    No noise but that of the latents: the network is told of it, and t and the weighting have no part. Its second
+    output, for which variance=learned stands, is the divergence. huber_delta: as in Denoising.
+    """
+
+    weighting: Weighting
+    kl_weight: float = 1e-6
+    huber_delta: float | None = None
+
+    uses_bound = True  # the divergence is a part of the bound, and teaches the second output
+    of_autoencoders = True
+
+    def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> LossTerms:
+        denoised = denoiser(x_0, t, {"noise": noise})
+        assert denoised.raw is not None
+        error = denoised.x_0 - x_0
+        mse = mean_flat(error**2)
+        distance = mse if self.huber_delta is None else mean_flat(huber(error, self.huber_delta))
+        return LossTerms(distance + self.kl_weight * mean_flat(denoised.raw), mse=mse)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ddpm_cli.build.autoencoder import is_of_latents
 from ddpm_cli.build.load import load_trained
 from ddpm_cli.build.model import build_medium
 from ddpm_cli.build.trainer import build_conditions, build_data
@@ -127,8 +128,10 @@ def _check_medium(cfg: Config, pipeline: SamplingPipeline | None, medium: Medium
     drawn = "image" if pipeline is None else pipeline.medium.one
     if drawn != medium.one:
         raise UserError(f"data={cfg['data']} are {medium.many}, and what is measured is {drawn}s; name other data")
-    if drawn == "image" and (pipeline.medium if pipeline else Images(medium.item_shape)) != medium:
+    if drawn == "image" and (pipeline.medium.outside if pipeline else Images(medium.item_shape)) != medium:
         raise UserError(f"data={cfg['data']} hold another kind of number than the images; name other data")
+    if "nll" in cfg["metrics"] and pipeline is not None and pipeline.medium.outside is not pipeline.medium:
+        raise UserError("metrics: nll is of images, and the model is of their latents, which others cannot compare")
     alone = [name for name in cfg["metrics"] if name in ("nll", "memorisation")]
     if medium.one == "sound" and alone:
         raise UserError(f"metrics: {' and '.join(alone)} of sounds cannot be had, only of images; leave it out")
@@ -148,13 +151,13 @@ def _check_labels(cfg: Config, pipeline: SamplingPipeline | None, source: Source
 
 def compared_with(name: str | None, root: str | None, trained: Config | None, size: tuple[int, ...]) -> Config:
     """`dataset` and `representation` of the data to compare with: those of a name or a folder, else what the checkpoint
-    was trained on.
+    was trained on; of a model of latents the images.
 
     root: where they are now. size: (C, H, W) of the images that are measured, which a checkpoint's data are brought to,
     and a folder's; sounds are brought to the rate and length of the checkpoint's.
     """
     representation, shape = None, _shape_of(size)
-    if trained is not None and trained.get("representation") is not None:
+    if trained is not None and trained.get("representation") is not None and not is_of_latents(trained):
         representation = trained["representation"]
         shape = {key: trained["dataset"][key] for key in ("channels", "sample_rate", "num_samples")}
     if name is None:
@@ -197,7 +200,7 @@ def _like(trained: Config | None, node: Config) -> Config:
 def _source(cfg: Config, pipeline: SamplingPipeline | None) -> tuple[Source, tuple[int, ...]]:
     """Where the images come from, and their (C, H, W)."""
     if pipeline is not None:
-        return Drawn(pipeline), pipeline.medium.item_shape
+        return Drawn(pipeline), pipeline.medium.outside.item_shape
     found = find_images(Path(cfg["images"]))
     return found, max(found.sizes)
 

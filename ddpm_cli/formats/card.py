@@ -39,6 +39,12 @@ from diffusers import DDPMPipeline
 images = DDPMPipeline.from_pretrained("NAME")().images  # all steps; DDIMPipeline knows of no learned variance
 ```
 """
+_AUTOENCODER = """```
+ddpm-train representation=latents representation.autoencoder=NAME
+```
+
+or, in Python, `diffusers.AutoencoderKL.from_pretrained("NAME")`.
+"""
 _LABELLED = """The network takes class labels, which pipelines of DDPM do not give: call
 `pipeline.unet(x, t, class_labels=labels)` and `pipeline.scheduler.step` in a loop, or export one class with `label=`.
 """
@@ -52,7 +58,9 @@ def card(cfg: Config, name: str, checkpoint: Path, config: Config, step: int, co
     head = ["---", f"license: {cfg['license'] or 'unknown'}", *library, "tags:", "- diffusion", "- ddpm_cli", "---"]
     kind = cfg["format"]
     use = _USE[kind]
-    if kind == "diffusers" and labelled:
+    if kind == "diffusers" and _name(config["model"]) == "AutoencoderKL":
+        use = _AUTOENCODER
+    elif kind == "diffusers" and labelled:
         use = _LABELLED
     elif kind == "diffusers" and _name(config["variance"]) == "LearnedRange":
         use = _LEARNED

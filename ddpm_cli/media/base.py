@@ -26,6 +26,12 @@ class Medium(Protocol):
     file_shape: tuple[int, ...]
     file_dtype: torch.dtype
     classifier_input: str  # what to_classifier does, in words
+    limit: float = 1.0  # how far from 0 what the model draws may lie
+
+    @property
+    def outside(self) -> "Medium":
+        """The medium whose model sees the files' own numbers: of latents the images, else itself."""
+        return self
 
     def to_file(self, x: Tensor) -> Tensor:
         """(B, *item_shape), in [-1, 1] where it is good -> items, rounded and clamped, on x's device."""

@@ -34,6 +34,11 @@ class DataContent(TypedDict):
     class_names: list[str]  # by label; empty where there are none
 
 
+class AutoencoderContent(TypedDict):
+    model: dict[str, Any]  # the node of a configuration
+    weights: Weights
+
+
 class MeterContent(TypedDict):
     images: int  # since the last log step
     has_vb: bool
@@ -75,6 +80,7 @@ class Content(TypedDict, total=False):
     version: str  # of this program
     torch: str  # its version
     data: DataContent
+    autoencoder: AutoencoderContent  # of a model of latents alone
     # By training.loop: what makes the figures of a resumed run those of one that was never stopped.
     progress: Progress
     # By ddpm-analytic, into a file that is there, for `ema` or `raw`: log_snr (N,), falling, and noise_error (N,).

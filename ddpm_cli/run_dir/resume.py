@@ -11,15 +11,16 @@ from ddpm_cli.system import tree
 
 # What the weights and the meaning of a step depend on. A learning rate or a batch size may change; these may not.
 FIXED = ("model", "adapter", "schedule", "prediction", "variance", "dataset", "representation", "condition")
-# But of a data set where it is, and of a network whether it keeps its activations, may.
+# But of a data set and an autoencoder where they are, and of a network whether it keeps its activations, may.
 _FREE = {
     "dataset": ("root", "cache", "download"),
     "condition": ("root", "cache", "path"),
     "model": ("checkpointing",),
+    "representation": ("autoencoder",),
 }
 # What no two nodes are told apart by; `values` of a schedule and `width` of a vector are read from files when the run
 # begins.
-_PASSING = {"values", "width", *_FREE["dataset"], *_FREE["model"]}
+_PASSING = {"values", "width", *(key for group, keys in _FREE.items() if group != "condition" for key in keys)}
 _NOTHING = object()  # where a configuration has no such key
 
 Config = dict[str, Any]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ddpm_cli.build.autoencoder import is_autoencoder
 from ddpm_cli.build.load import Trained
 from ddpm_cli.build.model import item_shape, null_label
 from ddpm_cli.diffusion.editing import Edit, Source, refuse_noise
@@ -15,6 +16,7 @@ from ddpm_cli.diffusion.guidance import APG, CADS, Guidance
 from ddpm_cli.diffusion.samplers import Sampler
 from ddpm_cli.diffusion.variance import Variance
 from ddpm_cli.errors import UserError
+from ddpm_cli.media.base import Medium
 
 log = logging.getLogger("ddpm_cli")
 
@@ -86,6 +88,7 @@ def check_guide(guide: Trained, trained: Trained, knobs: dict[str, Any]) -> None
     same = guide.config["schedule"] == trained.config["schedule"]
     same &= item_shape(guide.config) == item_shape(trained.config)
     same &= guide.config.get("condition") == trained.config.get("condition")
+    same &= guide.config.get("representation") == trained.config.get("representation")
     if not same or (others is not None and own not in (None, others)):
         raise UserError(
             f"guidance.guide_ckpt={guide.path} has another schedule, image shape, condition or number of classes than "
@@ -96,6 +99,21 @@ def check_guide(guide: Trained, trained: Trained, knobs: dict[str, Any]) -> None
     a, b = (model.denoiser.network.state_dict() for model in (trained, guide))
     if a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a):
         log.warning("guidance.guide_ckpt=%s holds the same weights as ckpt: guidance.scale has no effect", guide.path)
+
+
+def check_draws(trained: Trained) -> None:
+    """UserError for what is no model of images or sounds."""
+    if is_autoencoder(trained.config):
+        raise UserError(
+            f"{trained.path} is an autoencoder, which draws nothing by itself; train a model of its latents: "
+            "ddpm-train representation=latents representation.autoencoder=PATH"
+        )
+
+
+def check_clip(clip: Any, medium: Medium) -> None:
+    """UserError where there is nothing to clip to."""
+    if clip in (True, "dynamic") and medium.limit != 1:
+        raise UserError(f"clip={str(clip).lower()}: the model draws latents, which have no range; leave clip out")
 
 
 def check_edit(edit: Edit | None, sampler: Sampler, trained: Trained, guidance: Guidance) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddpm_cli.build.load import Trained, load_trained
 from ddpm_cli.build.machine import placed
-from ddpm_cli.build.model import input_shape, null_label
+from ddpm_cli.build.model import build_medium, input_shape, mirrors, null_label
 from ddpm_cli.build.trainer import build_conditions, build_data
 from ddpm_cli.config.context import Context
 from ddpm_cli.data.loading.batches import Batches
@@ -22,6 +22,7 @@ from ddpm_cli.diffusion.analytic_variance import measure_noise_error, measured_t
 from ddpm_cli.diffusion.denoiser import Cond, clipped
 from ddpm_cli.run_dir import checkpoint
 from ddpm_cli.run_dir.find import find_checkpoint
+from ddpm_cli.sampling.checks import check_draws
 from ddpm_cli.seeding import generator
 from ddpm_cli.system.progress import progress_bar
 
@@ -36,12 +37,13 @@ def run_analytic(cfg: dict[str, Any], context: Context) -> None:
     the last line on stdout."""
     find_checkpoint(cfg["ckpt"])  # refused before it is measured: another program's file has no room for the result
     trained = load_trained(cfg["ckpt"], cfg["weights"], cfg["trust"])
+    check_draws(trained)
     path, denoiser = trained.path, trained.denoiser
     device = placed(denoiser, cfg, input_shape(trained.config)).device
     times = measured_times(denoiser.schedule, cfg["num_levels"])
     log.info("measuring %s (step %d) at %d noise levels", path, trained.step, len(times))
     estimate = measure_noise_error(
-        clipped(denoiser),  # as ddpm-sample clips
+        clipped(denoiser, build_medium(trained.config).limit),  # as ddpm-sample clips
         _told(_batches(cfg, trained, device), cfg["num_images"]),
         denoiser.schedule,
         times,
@@ -62,15 +64,15 @@ def _batches(cfg: dict[str, Any], trained: Trained, device: torch.device) -> Ite
     dataset = trained.config["dataset"]
     if cfg["data_root"] is not None:
         dataset = {**dataset, "root": cfg["data_root"]}
-    store = build_data({**trained.config, "dataset": dataset})
+    store = build_data({**trained.config, "dataset": dataset, "device": cfg["device"]})
     if cfg["num_images"] > len(store):
         said = "num_images=%d is more than the %d images of the data set: they are used again, with new noise"
         log.info(said, cfg["num_images"], len(store))
-    batches = Batches(store, cfg["batch_size"], cfg["seed"], dataset.get("flip", False), device)
+    batches = Batches(store, cfg["batch_size"], cfg["seed"], mirrors(trained.config), device)
     conditions = build_conditions({**trained.config, "dataset": dataset}, store)
     beside = None
     if conditions is not None:
-        beside = conditions.in_batches(cfg["batch_size"], cfg["seed"], dataset.get("flip", False), device)
+        beside = conditions.in_batches(cfg["batch_size"], cfg["seed"], mirrors(trained.config), device)
     conditional = null_label(trained.denoiser.network) is not None
     for step, start in enumerate(range(0, cfg["num_images"], cfg["batch_size"])):
         rows = slice(0, min(cfg["batch_size"], cfg["num_images"] - start))

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddpm_cli.build.autoencoder import is_of_latents
 from ddpm_cli.build.instantiate import make, make_asking
 from ddpm_cli.build.labels import class_numbers
 from ddpm_cli.build.load import Trained, load_trained
@@ -161,6 +162,7 @@ def build_pipeline(cfg: dict[str, Any], trained: Trained | None = None) -> Sampl
     they do not go together. A `trained` one is moved to the device chosen, and into its number format."""
     knobs, weights, trust = cfg["guidance"], cfg["weights"], cfg["trust"]
     trained, guide = trained or load_trained(cfg["ckpt"], weights, trust, lora=cfg["lora"]), None
+    checks.check_draws(trained)
     if knobs["guide_ckpt"] is not None:
         guide = load_trained(knobs["guide_ckpt"], weights, trust, key="guidance.guide_ckpt")
     with checks.refusals_told():
@@ -179,6 +181,7 @@ def build_pipeline(cfg: dict[str, Any], trained: Trained | None = None) -> Sampl
         checks.check_edit(edit, sampler, trained, guidance)
         labels = class_numbers(cfg["labels"], trained)
         medium = build_medium(trained.config)
+        checks.check_clip(cfg["clip"], medium)
         inputs = load_inputs(cfg["edit"], medium) if edit else None
         given = load_given(cfg, trained.config)
     sha256 = model_sha256(trained)  # of the weights as they are in the file: a GPU may be given others
@@ -192,7 +195,7 @@ def build_pipeline(cfg: dict[str, Any], trained: Trained | None = None) -> Sampl
         machine.device,
         cfg["seed"],
         labels,
-        trained.config.get("clip", True) if cfg["clip"] == "auto" else cfg["clip"],
+        trained.config.get("clip", medium.limit == 1) if cfg["clip"] == "auto" else cfg["clip"],
         guidance,
         guide,
         cads if cads.noise else None,
@@ -210,6 +213,8 @@ def model_sha256(trained: Trained) -> str:
     meaning = {group: trained.config.get(group) for group in _GROUPS}
     if (condition := trained.config.get("condition")) is not None:
         meaning["condition"] = condition
+    if is_of_latents(trained.config):
+        meaning |= {key: trained.config["representation"][key] for key in ("sha256", "scale_factor")}
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True, default=str).encode())
     measured = {f"analytic.{i}": table for i, table in enumerate(trained.variance.tables)}
     tensors = {**trained.denoiser.network.state_dict(), **measured}

@@ -89,4 +89,5 @@ class Preview:
         if self.given is not None:
             cond = {**(cond or {}), **self.given.cond(indices, self.device)}
         noise = ImageNoise(self.seed, indices, self.medium.item_shape, self.device)
-        return walk(clipped(denoiser), self.sampler, denoiser.schedule, denoiser.variance, noise, cond)
+        denoise = clipped(denoiser, self.medium.limit)
+        return walk(denoise, self.sampler, denoiser.schedule, denoiser.variance, noise, cond)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddpm_cli import __version__
+from ddpm_cli.build.autoencoder import content_of
 from ddpm_cli.build.machine import Machine
 from ddpm_cli.build.model import build_medium, null_label
 from ddpm_cli.build.trainer import Parts
@@ -137,6 +138,7 @@ def run_content(cfg: dict[str, Any], machine: Machine, train_step: TrainStep, st
     """What a checkpoint holds beside the state and its progress: what a resumed run must do as this one does."""
     auto = cfg["training"]["micro_batch_size"] == "auto"
     return {
+        **content_of(cfg),
         "config": cfg,
         "precision": machine.precision,
         "compile": machine.compile,

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ddpm_cli.build.autoencoder import is_of_latents
 from ddpm_cli.build.averages import build_averaging
 from ddpm_cli.build.model import build_medium, null_label
-from ddpm_cli.build.trainer import Parts, build_conditions, build_data
+from ddpm_cli.build.trainer import Parts, build_conditions, build_data, build_files
 from ddpm_cli.config.figures import FIGURES, HIGHER_IS_BETTER
 from ddpm_cli.data.conditions import Conditions
 from ddpm_cli.data.store import Store
@@ -85,7 +86,7 @@ def _snapshot(run: Path, averaging: Averaging, state: TrainState) -> dict[str, f
 
 def _heldout(cfg: Config) -> Store | None:
     """The test split of what a run trains on, where there is one; that it is lacking ends no run."""
-    dataset = cfg["dataset"]
+    dataset = {**cfg["dataset"], "flip": False}  # latents of each image once
     if dataset.get("split") != "train":
         return None
     try:
@@ -122,7 +123,7 @@ def _evaluation(
         unknown = null_label(averaged.network) is None and (given is None or given.labels_of([0]) is None)
         if "accuracy" in drawn and unknown:
             raise UserError("eval.metrics: accuracy is of images drawn for a class, and this model knows none")
-        evaluator = build_evaluator(cfg, drawn, store, device)
+        evaluator = build_evaluator(cfg, drawn, build_files(cfg) if is_of_latents(cfg) else store, device)
         with refusals_told():  # what these features cannot tell is known of real images
             real, some = evaluator.reference, slice(asked["num_images"])
             rest = (None if part is None else part[some] for part in (real.probabilities, real.labels))
@@ -199,8 +200,8 @@ class Evaluation:
         if self.given is not None:
             cond = {**(cond or {}), **self.given.cond(indices, self.device)}
         noise = ImageNoise(self.seed, indices, self.medium.item_shape, self.device)
-        denoiser = self.averaged
-        for step in walk(clipped(denoiser), self.sampler, denoiser.schedule, denoiser.variance, noise, cond):
+        denoiser, denoise = self.averaged, clipped(self.averaged, self.medium.limit)
+        for step in walk(denoise, self.sampler, denoiser.schedule, denoiser.variance, noise, cond):
             last = step.x
         return self.medium.to_file(last), labels
 

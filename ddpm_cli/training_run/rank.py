@@ -14,6 +14,7 @@ from typing import Any
 import torch.distributed as dist
 import yaml
 
+from ddpm_cli.build.autoencoder import remember
 from ddpm_cli.build.trainer import assembled, build_data, build_parts
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.run_dir import checkpoint
@@ -80,6 +81,8 @@ def _train(place: Place, store: dist.Store, told: dict[str, Any], signals: Signa
     cfg = yaml.safe_load(told["config"])
     cfg["device"] = device_of(place, cfg["device"])
     resumed = checkpoint.open_checkpoint(told["checkpoint"], key="resume") if told["checkpoint"] else None
+    if resumed is not None:
+        remember(resumed.content, resumed.path)
     data = build_data(cfg)
     if data.fingerprint != told["fingerprint"]:
         raise WorldError("it found another data set than the first rank")

@@ -14,14 +14,16 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ddpm_cli.build.autoencoder import remember
 from ddpm_cli.build.found import with_values_found, with_values_of
+from ddpm_cli.build.latents import with_latents_scaled
 from ddpm_cli.build.machine import environment
 from ddpm_cli.build.model import ema_denoiser
 from ddpm_cli.build.summary import describe
@@ -121,6 +123,7 @@ def run_training(cfg: Config, context: Context) -> float:
 
 
 def _train(opened: Opened, context: Context, workers: Workers, result: dict[str, Any]) -> float:
+    opened = replace(opened, cfg=with_latents_scaled(opened.cfg))
     store = _prepared(opened, workers)
     train_step, state = _built(opened, store)
     ready = _measured(opened, context, workers, store, train_step, state)
@@ -161,6 +164,7 @@ def _gone_on_with(cfg: Config, context: Context, run: RunDir, found: Path) -> Op
     resumed = checkpoint.open_checkpoint(found if named else run.path, key="resume")
     stored = resumed.content["config"]
     check_stored(stored, resumed.path)
+    remember(resumed.content, resumed.path)
     if resumed.content.get("precision") not in PRECISIONS:
         raise UserError(f"{resumed.path} does not say its precision; it cannot be resumed, only used by init=")
     cfg = resume.merge(stored, with_values_of(stored, cfg), context.overrides)

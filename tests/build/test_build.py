@@ -29,6 +29,7 @@ BUILT = [
     "ema",
 ]
 OPTIONS = [f"{group}={file.stem}" for group in BUILT for file in sorted((CONFIGS / group).glob("*.yaml"))]
+OF_AUTOENCODERS = ["variance=learned", "dataset=shapes", "training.sample_every=0", "training.heldout_every=0"]
 REST_OF_AUTO = ["model.attention_levels=[1]", "model.patch_size=1"]
 # What an option cannot be without: a table needs its file, a continuous schedule its own prediction and timesteps, ...
 NEEDS = {
@@ -39,6 +40,8 @@ NEEDS = {
     "dataset=parquet": ["dataset.root=cats", "dataset.num_classes=3"],
     "dataset=image_folder": ["dataset.root=photos", "dataset.num_classes=3"],
     "model=auto": ["model.channels=8", "model.channel_mult=[1,2]", "model.blocks_per_level=1", *REST_OF_AUTO],
+    "model=autoencoder_kl": ["loss=autoencoding", *OF_AUTOENCODERS],
+    "loss=autoencoding": ["model=autoencoder_kl", *OF_AUTOENCODERS],
     "model=unet1d": ["dataset=tones", "representation=waveform", "dataset.num_samples=1024"],
     "model=unet_sound": ["dataset=tones"],
     "schedule=edm": ["prediction=edm", "weighting=edm", "timesteps=log_normal"],

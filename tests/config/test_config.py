@@ -33,6 +33,7 @@ REQUIRED = {
     "arrays": ["dataset.root=fields.npz"],
     "parquet": ["dataset.root=cats"],
     "audio_folder": ["dataset.root=recordings"],
+    "latents": ["representation.autoencoder=kl"],
     "stft": ["dataset=tones"],
     "waveform": ["dataset=tones", "model=unet1d"],
     "table": ["schedule.path=table.txt"],

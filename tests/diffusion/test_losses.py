@@ -4,7 +4,7 @@ from doubles import ToyNetwork
 from reference import naive_bound_term, naive_loss
 
 from ddpm_cli.diffusion import gaussian, losses, prediction, schedule, timesteps, variance, weighting
-from ddpm_cli.diffusion.denoiser import Denoiser
+from ddpm_cli.diffusion.denoiser import Denoised, Denoiser
 
 PREDICTIONS = {
     "epsilon": prediction.Epsilon(),
@@ -171,3 +171,16 @@ def test_epsilon_prediction_is_refused_at_zero_terminal_snr():
     zero = schedule.NoiseSchedule(level, (1 - level**2).sqrt())
     with pytest.raises(ValueError, match="choose prediction=v"):
         Denoiser(Affine(), zero, prediction.Epsilon(), variance.FixedSmall())
+
+
+@pytest.mark.parametrize(("delta", "distance"), [(None, 4.0), (0.5, 0.5 * (2 * 2.0 - 0.5))])
+def test_an_autoencoders_loss_is_the_error_and_the_divergence_of_the_latents(delta, distance):
+    x_0, noise, told = torch.zeros(2, 3, 4, 4), torch.randn(2, 3, 4, 4), {}
+
+    def reconstruct(x, t, cond):
+        told.update(x=x, **cond)
+        return Denoised(x + 2, torch.full_like(x, 10.0))
+
+    terms = losses.Autoencoding(weighting.X0(), kl_weight=0.1, huber_delta=delta)(reconstruct, x_0, None, None, noise)
+    assert told["x"] is x_0 and told["noise"] is noise  # the latents are noisy, the image is not
+    assert terms.total.tolist() == pytest.approx([distance + 1.0] * 2) and terms.mse.tolist() == [4.0] * 2
