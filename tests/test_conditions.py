@@ -178,7 +178,7 @@ REFUSED = {
     "vectors of images": ("sample", "ckpt=vector conditions=photos", "holds no .npy"),
     "a graph without vectors": ("export", "ckpt=vector format=torch_export", "format=safetensors"),
     "diffusers": ("export", "ckpt=low_resolution", "format=safetensors"),
-    "other guide": ("sample", "ckpt=low_resolution guidance.guide_ckpt=mask guidance.scale=2", "condition"),
+    "other guide": ("sample", "ckpt=mask guidance.guide_ckpt=vector guidance.scale=2", "another schedule"),
 }
 
 

@@ -52,7 +52,8 @@ def check_classes(cfg: dict[str, Any], cads: CADS, trained: Trained) -> None:
         why = "the model was trained with training.label_dropout=0 and never learned its null label"
         train = "train with training.label_dropout=0.1"
         if null:
-            key = "labels=none" if cfg["labels"] == "none" else "an edit, or conditions, without labels"
+            what = "an edit" if cfg["edit"] is not None else "conditions=PATH"
+            key = "labels=none" if cfg["labels"] == "none" else f"{what} without labels"
             raise UserError(f"{key}: {why}; choose labels=each or labels=[3], or {train}")
         if by_label:  # away from what it draws for the null label
             raise UserError(
