@@ -4,6 +4,7 @@
 are first asked for, since torch takes seconds, which a refused command line must not cost.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,8 +15,8 @@ __all__ = ["__version__", "generate", "load_denoiser", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("generate", "load_denoiser", "train"):
-        raise AttributeError(f"module {__name__} has no attribute {name}")
-    from ddpm_cli import api
-
-    return getattr(api, name)
+    if name == "train":  # the door, which can be called as the function
+        return import_module("ddpm_cli.train")
+    if name in ("generate", "load_denoiser"):
+        return getattr(import_module("ddpm_cli.api"), name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")

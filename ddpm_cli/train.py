@@ -21,17 +21,16 @@ def train(cfg: dict[str, Any], context: Context) -> float | None:
     return run_training(cfg, context)
 
 
-class _CalledAsTheFunction(ModuleType):
-    """`from ddpm_cli import train` is api.train, unless this module was imported before and stands there in its place:
-    so it can be called alike."""
+class _Called(ModuleType):
+    """`from ddpm_cli import train` is this module, of the same name as the function of api: so it is called as that."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Path:
-        from ddpm_cli.api import train
+    def __call__(self, settings: Any = ()) -> Path:
+        from ddpm_cli import api
 
-        return train(*args, **kwargs)
+        return api.train(settings)
 
 
-sys.modules[__name__].__class__ = _CalledAsTheFunction
+sys.modules[__name__].__class__ = _Called
 
 main = Command("train", train)  # the console script
 

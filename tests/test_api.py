@@ -114,11 +114,12 @@ def test_a_program_that_uses_hydra_itself_keeps_its_own(tmp_path, trained):
         assert compose("mine").answer == 42
 
 
-def test_the_package_is_imported_without_torch_and_train_is_the_function_whatever_came_before():
+def test_the_package_is_imported_without_torch_and_train_is_called_and_has_the_commands_main():
     code = (
         "import sys, ddpm_cli; assert 'torch' not in sys.modules and 'hydra' not in sys.modules\n"
-        "import ddpm_cli.train\n"
-        "from ddpm_cli import generate, load_denoiser, train\n"
+        "from ddpm_cli import train; assert 'torch' not in sys.modules and train.main\n"
+        "import ddpm_cli.train as again; assert again is train\n"
+        "from ddpm_cli import generate, load_denoiser\n"
         "try: train({'sede': 1})\nexcept ValueError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)

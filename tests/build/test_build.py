@@ -39,6 +39,9 @@ NEEDS = {
     ],
     "dataset=parquet": ["dataset.root=cats", "dataset.num_classes=3"],
     "dataset=image_folder": ["dataset.root=photos", "dataset.num_classes=3"],
+    "dataset=torchvision": [
+        *("dataset.name=Flowers102", "dataset.num_classes=102", "dataset.channels=3", "dataset.image_size=32")
+    ],
     "model=auto": ["model.channels=8", "model.channel_mult=[1,2]", "model.blocks_per_level=1", *REST_OF_AUTO],
     "model=autoencoder_kl": ["loss=autoencoding", *OF_AUTOENCODERS],
     "loss=autoencoding": ["model=autoencoder_kl", *OF_AUTOENCODERS],

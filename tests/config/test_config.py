@@ -30,6 +30,7 @@ OPTIONS = [
 FLAGS = SimpleNamespace(cfg=None, config_dir=None, config_path=None, config_name=None, multirun=False)
 REQUIRED = {
     "image_folder": ["dataset.root=pictures"],
+    "torchvision": ["dataset.name=Flowers102"],
     "arrays": ["dataset.root=fields.npz"],
     "parquet": ["dataset.root=cats"],
     "audio_folder": ["dataset.root=recordings"],
