@@ -92,6 +92,9 @@ def test_what_learns_beside_the_network_is_resumed_bit_for_bit(place, choices):
         assert whole["learned"]["timesteps"]["counts"].sum() == 12 * 8
     if "uncertainty" in choices:
         assert whole["learned"]["weighting"]["weight"].abs().sum() > 0
+    if "consistency" in choices:
+        done = run("sample", f"ckpt={name}_whole", "num_images=2", "sampler=consistency", cwd=place)
+        assert (place / done.stdout.splitlines()[-1] / "images/000001.png").exists()
 
 
 def test_a_table_is_kept_in_the_checkpoint(place):
