@@ -97,6 +97,9 @@ def test_what_learns_beside_the_network_is_resumed_bit_for_bit(place, choices):
     if "edm2_digits" in choices:
         size = whole["network"]["conv_first.weight"].square().mean((1, 2, 3)).sqrt()
         torch.testing.assert_close(size, torch.ones_like(size), rtol=0, atol=2e-4)
+    if "consistency" in choices:
+        done = run("sample", f"ckpt={name}_whole", "num_images=2", "sampler=consistency", cwd=place)
+        assert (place / done.stdout.splitlines()[-1] / "images/000001.png").exists()
 
 
 def test_a_table_is_kept_in_the_checkpoint(place):

@@ -222,6 +222,8 @@ TABLE: dict[str, Rule] = {
     "sampler.eta": FRACTION,
     "sampler.order": whole(1, 3),
     "sampler.gamma": real("a finite number of at least 1", lambda value: value >= 1),
+    "sampler.sigma_max": POSITIVE,
+    "sampler.sigma_last": POSITIVE,
     "sampler.s_churn": NOT_NEGATIVE,
     "sampler.s_min": NOT_NEGATIVE,
     "sampler.s_max": NOT_NEGATIVE,

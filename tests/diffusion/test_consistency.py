@@ -84,9 +84,7 @@ def test_loss_and_gradient_equal_the_naive_formula(name, predict, weight, progre
     ours = loss(denoiser, x_0, None, t, noise).total
     naive = torch.stack(
         [
-            naive_loss(
-                network, SCHEDULES[name], predict, weight, x_0[[i]], noise[[i]], t[[i]], ratio=ratios[i], c=0.03
-            )
+            naive_loss(network, SCHEDULES[name], predict, weight, x_0[[i]], noise[[i]], t[[i]], ratio=ratios[i], c=0.03)
             for i in range(4)
         ]
     )
@@ -183,3 +181,18 @@ def test_what_cannot_draw_in_one_step_is_refused(noise_schedule, predict, told):
     denoiser = Denoiser(Affine(), noise_schedule, predict, variance.FixedSmall())
     with pytest.raises(ValueError, match=told):
         check_objective(denoiser, consistency.Consistency(weighting.V()), Stratified())
+
+
+@pytest.mark.parametrize("name,first", [("cosine", 80.0), ("edm", 80.0), ("linear", 80.0), ("table", 10.0)])
+def test_the_walk_falls_in_equal_ratios_from_a_level_or_from_that_of_the_end(name, first):
+    table = schedule.table((1 / (1 + torch.linspace(0.1, 10, 50).double() ** 2)).tolist())
+    noise_schedule = {**SCHEDULES, "table": table}[name]
+    for num_steps in (1, 2, 4):
+        times = samplers.Consistency(num_steps).times(noise_schedule)
+        level = noise_schedule.level(times[:-1])
+        naive = [first ** (1 - i / max(num_steps - 1, 1)) for i in range(num_steps)]
+        torch.testing.assert_close(
+            level.sigma / level.alpha, torch.tensor(naive, dtype=torch.float64), rtol=1e-6, atol=0
+        )
+        assert times[-1] == 0
+    assert samplers.Consistency(2, sigma_last=0.5).times(noise_schedule)[1] < times[2]

@@ -1,13 +1,16 @@
 """Samplers of the DDPM family: ancestral, DDIM and its inversion, multistep consistency."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ddpm_cli.diffusion.gaussian import NoiseLevel, posterior_coefficients
 from ddpm_cli.diffusion.samplers.base import BoundDenoise, Grid, GridSampler, SamplerStep, StepNoise, combined
 from ddpm_cli.diffusion.schedule import NoiseSchedule
+from ddpm_cli.diffusion.spacing import Spacing
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,24 @@ def _linear(denoise, x, noise, grid: Grid, keep: list[float], gain: list[float],
 @dataclass(frozen=True)
 class Consistency(GridSampler):
     """Each estimate of x_0 noised anew to the next time (Song et al. 2023, Algorithm 1): for models that
-    loss=consistency has tuned, whose first estimate is a drawn image already."""
+    loss=consistency has tuned, whose first estimate is a drawn image already.
+
+    spacing None: sigma / alpha falls by equal factors from sigma_max, or that of T where it is less, to sigma_last. One
+    step has the first alone.
+    """
 
     num_steps: int | None = 2
+    sigma_max: float = 80.0
+    sigma_last: float = 1.0
 
-    favours = "trailing"
+    def spacing_on(self, schedule: NoiseSchedule) -> Spacing:
+        if self.spacing is not None:
+            return self.spacing
+        end = schedule.level(float(schedule.num_timesteps))
+        first = min(max(self.sigma_max, schedule.prior_scale), float(end.sigma / end.alpha))  # x_T is scaled for T
+        count = self.num_steps or schedule.num_timesteps
+        log_sigma = torch.linspace(math.log(first), math.log(min(self.sigma_last, first)), count, dtype=torch.float64)
+        return [*schedule.time_of(-2 * log_sigma).tolist(), 0.0]
 
     def __call__(self, denoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise) -> Iterator[SamplerStep]:
         grid = self.grid(schedule)
