@@ -91,7 +91,7 @@ class Conditional(nn.Module, Network):
     """What every network here shares: its channels, its classes and the vector that stands for a class."""
 
     class_embedding: nn.Embedding | None
-    vector_embedding: nn.Linear | None
+    vector_embedding: nn.Module | None
 
     def __init__(
         self, in_channels: int, out_channels: int, *, num_classes: int | None, class_conditional: bool
@@ -120,7 +120,8 @@ class Conditional(nn.Module, Network):
         """emb (B, E) and the embedding of the vector given; of none, emb as it is."""
         if self.vector_embedding is None or not cond or "vector" not in cond:
             return emb
-        return emb + self.vector_embedding(cond["vector"].to(emb.dtype))
+        added: Tensor = self.vector_embedding(cond["vector"].to(emb.dtype))
+        return emb + added
 
     def class_vector(self, cond: Cond, batch: int, device: torch.device) -> Tensor:
         """The embedding given, or that of the labels given, or the null label's: (B, E)."""

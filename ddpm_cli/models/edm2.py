@@ -136,6 +136,7 @@ class EDM2(Conditional):
         head_channels: int | None = None,
         bandwidth: float = 1.0,
         checkpointing: bool = False,
+        vector_dim: int = 0,
     ) -> None:
         super().__init__(in_channels, out_channels, num_classes=num_classes, class_conditional=class_conditional)
         self.plan = checked_plan(channels, channel_mult, blocks_per_level, attention_levels, head_channels)
@@ -145,6 +146,7 @@ class EDM2(Conditional):
         self.time_embedding = MPConv(first, emb_channels)
         if class_conditional:
             self.class_embedding = MPClassEmbedding(self.num_classes, emb_channels)
+        self.vector_embedding = MPConv(vector_dim, emb_channels) if vector_dim else None
         self.conv_first = MPConv(in_channels + 1, first, 3)
         self.encoder = nn.ModuleList(self._encoder(options))
         self.decoder = nn.ModuleList(self._decoder(options))
@@ -167,6 +169,8 @@ class EDM2(Conditional):
         emb = self.time_embedding(self.fourier(time).to(x.dtype))
         if self.class_conditional:
             emb = mp_sum(emb, self.class_vector(cond, x.shape[0], x.device).to(emb.dtype), _CLASS)
+        if self.vector_embedding is not None and cond and "vector" in cond:
+            emb = mp_sum(emb, self.vector_embedding(cond["vector"].to(emb.dtype)), _CLASS)
         emb = mp_silu(emb)
         x = self.conv_first(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))  # ones: in place of biases
         kept = [x]
