@@ -28,6 +28,16 @@ def shared() -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    """What a command does to the number of threads ends with it, or all that comes after is slower."""
+    import torch  # not before OMP_NUM_THREADS is set
+
+    before = torch.get_num_threads()
+    yield
+    assert torch.get_num_threads() == before
+
+
 # Files that take longest, for the processes that they start; first, so that no worker is left with one at the end.
 LONG = ("training_run/test_launch.py", "training_run/test_run.py", "training/test_data_parallel.py")
 

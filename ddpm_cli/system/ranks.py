@@ -86,9 +86,8 @@ class Children:
         self.store = dist.TCPStore(
             "127.0.0.1", port, count, True, wait_for_workers=False, master_listen_fd=listener.detach()
         )
-        self._threads = torch.get_num_threads()
-        threads = max(1, self._threads // count)
-        torch.set_num_threads(threads)
+        threads = max(1, torch.get_num_threads() // count)
+        torch.set_num_threads(threads)  # until the end of the shared_by that is around it (system/threads.py)
         if sys.platform == "linux":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         if sys.platform != "win32":
@@ -122,7 +121,6 @@ class Children:
             process.join(max(0.0, deadline - time.monotonic()))
             process.kill()
             process.join()
-        torch.set_num_threads(self._threads)
 
     def _how(self, rank: int, code: int) -> str:
         """How a child ended: the signal, or what it raised."""
