@@ -52,6 +52,7 @@ def place(tmp_path_factory):
             file.parent.mkdir(parents=True, exist_ok=True)
             pixels = numbers.integers(0, 256, (size, size, channels), np.uint8)
             Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(file)
+    (place / "empty").mkdir()
     hole = np.zeros((8, 8), np.uint8)
     hole[2:5, 3:8] = 255
     Image.fromarray(hole).save(place / "hole.png")
@@ -168,6 +169,8 @@ REFUSED = {
     "no colour": ("train", "dataset=digits condition=grey", "in colour"),
     "no names": ("train", "dataset=digits condition=image condition.root=edges", "dataset=image_folder"),
     "of sounds": ("train", "dataset=tones condition=low_resolution", "condition=vector"),
+    "no numbers": ("train", "dataset=digits condition=vector condition.path=old.jpg", "no .npy file"),
+    "no images": ("train", "dataset=image_folder dataset.root=photos condition=image condition.root=empty", "n.root: no"),
     "too few rows": ("train", "dataset=digits condition=vector condition.path=two.npy", "one row for each"),
     "falls": ("train", "dataset=digits condition=mask condition.share=[0.5,0.2]", "condition.share must rise"),
     "another one": ("train", "resume=mask condition=low_resolution", "cannot change on resume"),

@@ -157,6 +157,8 @@ def test_an_autoencoder_is_refused_where_a_denoiser_is_to_be(place):
         (["model=autoencoder_kl"], "experiment=autoencoder"),
         (["loss=autoencoding", "variance=learned"], "experiment=autoencoder"),
         (["experiment=autoencoder", "eval_every=5"], "an autoencoder draws nothing"),
+        (["experiment=autoencoder", "dataset=tones"], "choose a dataset of images"),
+        (["dataset=tones", "representation=latents", "representation.autoencoder=kl"], "choose another representation"),
     ):
         done = run("train", "dataset=shapes", *words, "run_dir=refused", cwd=place, check=False)
         assert done.returncode == 2 and told in done.stderr

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ddpm_cli.build.autoencoder import is_of_latents, network_of
-from ddpm_cli.build.instantiate import make, make_asking, name_of
+from ddpm_cli.build.instantiate import make, make_asking
 from ddpm_cli.data.conditions import Condition
 from ddpm_cli.diffusion import schedule as schedules
 from ddpm_cli.diffusion.denoiser import Denoiser
@@ -58,7 +58,7 @@ def build_condition(cfg: Config) -> Condition | None:
         return None
     condition: Condition = make("condition", node, cfg.get("trust", []))
     if not condition.vector and cfg.get("representation") is not None:
-        raise UserError(f"condition: {name_of(node)} is of images; of sounds choose condition=vector, or leave it out")
+        raise UserError("condition: sounds and latents have condition=vector alone; choose that, or leave it out")
     try:
         condition.num_shown(item_shape(cfg))
     except ValueError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from ddpm_cli.config.groups import config_dir, primary_groups
 from ddpm_cli.config.messages import MISSING, shown
@@ -106,6 +106,7 @@ def _options_in(folder: str) -> Iterator[tuple[str, str]]:
 
 _PLUGIN = re.compile(r"Could not find 'hydra/(launcher|sweeper)/(\w+)'")
 _EXTRAS = {"joblib": "sweep", "submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna"}
+_NOT_FOUND = re.compile(r"Interpolation key '([\w.]+)' not found")
 _RAISED = re.compile(r"^\w+ raised while resolving interpolation: ")
 
 
@@ -137,7 +138,11 @@ def _plain(parent: DictConfig | ListConfig, key: Any, path: str, lenient: bool) 
     except OmegaConfBaseException as error:
         if lenient:
             return None
-        raise UserError(f"{path}: {_RAISED.sub('', str(error).splitlines()[0])}") from error
+        told = str(error).splitlines()[0]
+        if isinstance(error, InterpolationKeyError) and (named := _NOT_FOUND.match(told)):
+            group = named[1].split(".")[0]
+            told = f"it is {named[1]}, which the {group} that was chosen does not have; choose another {group}"
+        raise UserError(f"{path}: {_RAISED.sub('', told)}") from error
     if isinstance(node, DictConfig):
         return {inner: _plain(node, inner, f"{path}.{inner}", lenient) for inner in map(str, node)}
     if isinstance(node, ListConfig):

@@ -196,9 +196,12 @@ def read_vectors(path: Path, key: str) -> Tensor:
         rows = np.load(path, allow_pickle=False)
         numbers = torch.from_numpy(np.atleast_2d(rows).astype(np.float32))
     except (OSError, EOFError, ValueError, TypeError) as error:
-        raise UserError(f"{key}: cannot read numbers from {path} ({error}); save an .npy file (N, D)") from error
-    if numbers.ndim != 2 or not numbers.numel() or not bool(numbers.isfinite().all()):
-        raise UserError(f"{key}: {path} must hold finite numbers of the shape (N, D), has {tuple(rows.shape)}")
+        reason = error.strerror if isinstance(error, OSError) else "it is no .npy file of numbers"
+        raise UserError(f"{key}: cannot read numbers from {path} ({reason}); save an .npy file (N, D)") from error
+    if numbers.ndim != 2 or not numbers.numel():
+        raise UserError(f"{key}: {path} must hold numbers of the shape (N, D), has {tuple(rows.shape)}")
+    if not bool(numbers.isfinite().all()):
+        raise UserError(f"{key}: {path} holds numbers that are not finite")
     return numbers
 
 

@@ -73,7 +73,11 @@ def paired_images(dataset: Mapping[str, Any], root: str, cache: str | None, chan
         raise UserError("condition=image pairs files by their names, which dataset=image_folder has; choose that")
     first, path, cache_dir = Path(dataset["root"]), Path(root), cache_folder(root, cache)
     listing = image_source(first, cache_folder(dataset["root"], dataset.get("cache"))).listing
-    files, source = of_split(listing.files, dataset.get("split", "all")), image_source(path, cache_dir)
+    files = of_split(listing.files, dataset.get("split", "all"))
+    try:
+        source = image_source(path, cache_dir)
+    except UserError as error:
+        raise UserError(str(error).replace("dataset.root", "condition.root")) from error
     there = {_stem(file): file for file in source.listing.files}
     if missing := [file.path for file in files if _stem(file) not in there]:
         raise UserError(f"condition.root: {path} lacks an image named as {missing[0]} ({len(missing)} are missing)")

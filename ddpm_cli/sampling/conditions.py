@@ -169,8 +169,10 @@ def _vectors(spec: str, width: int) -> Tensor:
 
 def _images(spec: str, medium: Medium) -> Tensor:
     """(n, *file_shape) of a file, or of all of a folder by name."""
-    files = files_of(spec, "conditions", medium)
-    try:
-        return torch.stack([medium.read(file) for file in files])
-    except DecodeError as error:
-        raise UserError(f"conditions={spec}: {error}") from error
+    images = []
+    for file in files_of(spec, "conditions", medium):
+        try:
+            images.append(medium.read(file))
+        except DecodeError as error:
+            raise UserError(f"conditions: {file}: {error}") from error
+    return torch.stack(images)
