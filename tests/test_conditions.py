@@ -170,7 +170,7 @@ REFUSED = {
     "no names": ("train", "dataset=digits condition=image condition.root=edges", "dataset=image_folder"),
     "of sounds": ("train", "dataset=tones condition=low_resolution", "condition=vector"),
     "no numbers": ("train", "dataset=digits condition=vector condition.path=old.jpg", "no .npy file"),
-    "no images": ("train", "dataset=image_folder dataset.root=photos condition=image condition.root=empty", "n.root: no"),
+    "no images": ("train", "dataset=image_folder dataset.root=photos condition=image condition.root=empty", "n.root"),
     "too few rows": ("train", "dataset=digits condition=vector condition.path=two.npy", "one row for each"),
     "falls": ("train", "dataset=digits condition=mask condition.share=[0.5,0.2]", "condition.share must rise"),
     "another one": ("train", "resume=mask condition=low_resolution", "cannot change on resume"),
