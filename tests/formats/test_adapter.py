@@ -143,8 +143,10 @@ def test_what_cannot_be_is_refused_in_a_line(base, tuned, trained, tmp_path):
         assert not (tmp_path / "refused").exists()
 
 
-def test_a_plan_says_how_much_is_trained(base, tmp_path):
+def test_a_plan_says_how_much_is_trained(base, tuned, tmp_path):
     done = run("train", f"init={base}", *TUNE, "dry_run=true", cwd=tmp_path)
     plan = yaml.safe_load(done.stdout)
     assert 0 < plan["trained_parameters"] < plan["parameters"] / 2
     assert "trained_parameters" not in run("train", f"init={base}", *DATA, "dry_run=true", cwd=tmp_path).stdout
+    again = yaml.safe_load(run("train", f"resume={tuned}", "dry_run=true", cwd=tmp_path).stdout)
+    assert again.keys() == plan.keys() and all(again[key] == plan[key] for key in ("parameters", "trained_parameters"))
