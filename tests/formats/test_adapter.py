@@ -133,12 +133,13 @@ def test_what_cannot_be_is_refused_in_a_line(base, tuned, trained, tmp_path):
         f"export ckpt={tuned} format=lora label=1": "label: format=lora keeps all classes",
         "train adapter=lora dry_run=true": "adapter: adapters are of a trained network; name it with init=RUN",
         f"train init={base} adapter=lora adapter.targets=[to_x]": "no layer in to_x; it has",
+        f"export ckpt={tuned} format=lora out_dir=file": "holds files already, of an export or others (README",
         f"train init={base} adapter=lora adapter.rank=0": "adapter.rank must be a whole number from 1",
     }
     for line, told in cases.items():
         command, *args = line.split()
         out = "run_dir=refused" if command == "train" else "out_dir=refused"
-        done = run(command, *args, *([] if "dry" in line else [out]), cwd=tmp_path, check=False)
+        done = run(command, *args, *([] if "dry" in line or "out_dir" in line else [out]), cwd=tmp_path, check=False)
         assert done.returncode == 2 and told in done.stderr, (line, done.stderr)
         assert not (tmp_path / "refused").exists()
 
