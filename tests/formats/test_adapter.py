@@ -125,7 +125,8 @@ def test_what_cannot_be_is_refused_in_a_line(base, tuned, trained, tmp_path):
     cases = {
         f"sample ckpt={other} lora=file": "lora=file was trained on another model than the one that ckpt names",
         f"sample ckpt={base} lora=file weights=raw": "lora=file was trained on another model",
-        f"sample ckpt={base} lora={base}": "no file of adapters, as ddpm-export format=lora writes adapter.safetensors",
+        f"sample ckpt={base} lora={base}": f"write that of this run: ddpm-export ckpt={base} format=lora",
+        f"sample ckpt={base} lora=nowhere": "ddpm-export format=lora writes adapter.safetensors\n",
         f"sample ckpt={base} lora=text.safetensors": "no file of safetensors",
         "sample ckpt=file": "ckpt=file holds adapters alone; name the model",
         "train init=file dataset=shapes": "init=file holds adapters alone",
