@@ -68,6 +68,8 @@ def test_the_file_beside_its_base_draws_what_the_run_draws(base, tuned, tmp_path
     expected = images(tmp_path, "run", f"ckpt={tuned}")
     assert (images(tmp_path, "both", f"ckpt={base}", "lora=file") == expected).all() and expected.std() > 10
     assert (images(tmp_path, "alone", f"ckpt={base}") != expected).any()
+    done = run("sample", f"ckpt={base}", "lora=file", *DRAW, "out_dir=told", cwd=tmp_path)
+    assert "step_00000001.pt with the adapters of file (step 4)" in done.stderr
     told = json.loads((tmp_path / "both/sampling.json").read_text())
     assert told["lora"] == str(tmp_path / "file") and told["step"] == 4
     header = read_header(tmp_path / "file/adapter.safetensors")
