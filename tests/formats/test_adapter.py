@@ -70,6 +70,7 @@ def test_the_file_beside_its_base_draws_what_the_run_draws(base, tuned, tmp_path
     assert (images(tmp_path, "alone", f"ckpt={base}") != expected).any()
     done = run("sample", f"ckpt={base}", "lora=file", *DRAW, "out_dir=told", cwd=tmp_path)
     assert "step_00000001.pt with the adapters of file (step 4)" in done.stderr
+    assert (tmp_path / "file/adapter.safetensors").stat().st_mode == (tmp_path / "file/README.md").stat().st_mode
     told = json.loads((tmp_path / "both/sampling.json").read_text())
     assert told["lora"] == str(tmp_path / "file") and told["step"] == 4
     header = read_header(tmp_path / "file/adapter.safetensors")
@@ -132,11 +133,11 @@ def test_what_cannot_be_is_refused_in_a_line(base, tuned, trained, tmp_path):
         f"sample ckpt={base} lora=text.safetensors": "no file of safetensors",
         "sample ckpt=file": "ckpt=file holds adapters alone; name the model",
         "train init=file dataset=shapes": "init=file holds adapters alone",
+        f"export ckpt={tuned} format=lora out_dir=file": "holds files already, of an export or others (README",
         f"export ckpt={base} format=lora": "was trained without adapter=lora",
         f"export ckpt={tuned} format=lora label=1": "label: format=lora keeps all classes",
         "train adapter=lora dry_run=true": "adapter: adapters are of a trained network; name it with init=RUN",
         f"train init={base} adapter=lora adapter.targets=[to_x]": "no layer in to_x; it has",
-        f"export ckpt={tuned} format=lora out_dir=file": "holds files already, of an export or others (README",
         f"train init={base} adapter=lora adapter.rank=0": "adapter.rank must be a whole number from 1",
     }
     for line, told in cases.items():
@@ -151,6 +152,6 @@ def test_a_plan_says_how_much_is_trained(base, tuned, tmp_path):
     done = run("train", f"init={base}", *TUNE, "dry_run=true", cwd=tmp_path)
     plan = yaml.safe_load(done.stdout)
     assert 0 < plan["trained_parameters"] < plan["parameters"] / 2
-    assert "trained_parameters" not in run("train", f"init={base}", *DATA, "dry_run=true", cwd=tmp_path).stdout
     again = yaml.safe_load(run("train", f"resume={tuned}", "dry_run=true", cwd=tmp_path).stdout)
     assert again.keys() == plan.keys() and all(again[key] == plan[key] for key in ("parameters", "trained_parameters"))
+    assert "trained_parameters" not in run("train", f"init={base}", *DATA, "dry_run=true", cwd=tmp_path).stdout
