@@ -83,9 +83,7 @@ def run_export(cfg: dict[str, Any], context: Context) -> None:
     write, limit = FORMATS[cfg["format"]]
     written = write(source)
     command = as_command(["ddpm-export", *context.overrides])
-    text = card(
-        cfg, context.run_dir.name, trained.path, trained.config, trained.step, command, source.labelled
-    )
+    text = card(cfg, context.run_dir.name, trained.path, trained.config, trained.step, command, source.labelled)
     with _whole(context.run_dir) as folder:
         distance = written(folder)
         if not distance <= limit:
@@ -94,7 +92,7 @@ def run_export(cfg: dict[str, Any], context: Context) -> None:
                 f"{limit:g}; it was removed again"
             )
         write_text(folder / "README.md", text)
-    log.info("%s (step %d): outputs within %.1e of the checkpoint's", trained.path, trained.step, distance)
+    log.info("%s: outputs within %.1e of the checkpoint's", trained.told, distance)
     print(context.run_dir)
 
 

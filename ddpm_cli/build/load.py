@@ -31,6 +31,13 @@ class Trained:
     measured: dict[str, torch.Tensor] | None = None  # what ddpm-analytic found for these weights
     class_names: tuple[str, ...] = ()  # empty for an unconditional network, and where the file does not say
     adapted: Weights | None = None  # the weights with their adapters apart, where there are any
+    lora: Path | str | None = None  # the file of adapters beside it, if one is named
+
+    @property
+    def told(self) -> str:
+        """What was read, and the step that it is of: with a file of adapters, theirs."""
+        beside = "" if self.lora is None else f" with the adapters of {self.lora}"
+        return f"{self.path}{beside} (step {self.step})"
 
 
 def load_trained(
@@ -63,7 +70,7 @@ def load_trained(
     denoiser.eval().requires_grad_(False)
     measured = content.get("analytic", {}).get(weights)
     names, adapted = _class_names(content, denoiser), None if cfg.get("adapter") is None else saved
-    return Trained(path, denoiser, denoiser.variance, cfg, content["step"], measured, names, adapted)
+    return Trained(path, denoiser, denoiser.variance, cfg, content["step"], measured, names, adapted, lora)
 
 
 def load_denoiser(ckpt: Path | str) -> Denoiser:

@@ -62,7 +62,8 @@ def transferred(
             fitted[name] = resized
             how = "a condition's channels begin without effect" if any(conditions) else "by the mean over channels"
             told[name] = f"{tuple(old.shape)} to {tuple(fresh.shape)}, {how}"
-    log.info("%s: %d of %d tensors are taken as they are", path, len(mine.keys() - told.keys()), len(mine))
+    kept = [name for name in mine.keys() & saved.keys() - told.keys() if saved[name].shape == mine[name].shape]
+    log.info("%s: %d of %d tensors are taken as they are", path, len(kept), len(mine))
     still = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     for name, done in told.items():
         log.info("  %s: %s%s", name, done, "; it is frozen, and stays so" if name in still else "")

@@ -28,9 +28,10 @@ def check_output(command: str, folder: Path, key: str) -> None:
     names = sorted(path.name for path in folder.iterdir() if path.name[0] != "." and path.name not in known)
     if names:
         more = ", ..." if len(names) > 3 else ""
+        others = f"what ddpm-{command} did not write" if command in _MARKS else "files already, of an export or others"
         raise UserError(
-            f"{key}={folder} holds what ddpm-{command} did not write ({', '.join(names[:3])}{more}); choose a new or "
-            "an empty folder"
+            f"{key}={folder} holds {others} ({', '.join(names[:3])}{more}); choose a new or an empty folder"
+            f"{'' if command in _MARKS else ', or remove this one'}"
         )
 
 

@@ -7,7 +7,14 @@ from ddpm_cli.formats.diffusers_config import read_settings
 from ddpm_cli.formats.flags import read_flags
 from ddpm_cli.formats.header import BASE, OURS, read_header
 from ddpm_cli.formats.settings import Settings
-from ddpm_cli.run_dir.find import ADAPTER_FILE, SINGLE_FILE, find_checkpoint, has_flags, is_of_other_program
+from ddpm_cli.run_dir.find import (
+    ADAPTER_FILE,
+    SINGLE_FILE,
+    checkpoints,
+    find_checkpoint,
+    has_flags,
+    is_of_other_program,
+)
 
 
 def find_model(spec: str | Path, *, key: str = "ckpt") -> Path:
@@ -25,9 +32,12 @@ def find_model(spec: str | Path, *, key: str = "ckpt") -> Path:
 
 def find_adapter(spec: str | Path) -> Path:
     """The file of adapters that a path names, or that lies in the folder."""
-    file = _adapter_file(Path(spec).expanduser())
+    path = Path(spec).expanduser()
+    file = _adapter_file(path)
     if file is None:
-        raise UserError(f"lora={spec}: no file of adapters, as ddpm-export format=lora writes {ADAPTER_FILE}")
+        of_run = checkpoints(path) or (path.suffix == ".pt" and path.is_file())
+        remedy = f"; write that of this run: ddpm-export ckpt={spec} format=lora" if of_run else ""
+        raise UserError(f"lora={spec}: no file of adapters, as ddpm-export format=lora writes {ADAPTER_FILE}{remedy}")
     return file
 
 

@@ -1,5 +1,6 @@
 """Files of named tensors: safetensors, and what diffusers wrote before."""
 
+import stat
 from pathlib import Path
 from types import ModuleType
 
@@ -28,7 +29,10 @@ def read_tensors(file: Path) -> Weights:
 def write_tensors(file: Path, weights: Weights, metadata: dict[str, str]) -> None:
     """`format` says whose tensors they are, which programs that load them ask for."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    file.touch()
+    mode = file.stat().st_mode  # as the umask has it: safetensors would let nobody but the owner read
     library().save_file(held, file, {"format": "pt", **metadata})
+    file.chmod(stat.S_IMODE(mode))
 
 
 def library() -> ModuleType:

@@ -1,7 +1,7 @@
 """LoRA, low-rank adaptation (Hu et al. 2021): beside some layers of a trained network stand two small matrices, which
 learn, while the network's own weights stay as they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,8 @@ class LoRA:
         _check("also", self.also or (), [name for name, _ in network.named_parameters()], "weights")
         chosen = [layer for name, layer in layers.items() if _is_within(name, self.targets or ATTENTION)]
         if not chosen:
-            _check("targets", ("attention",), layers, "layer")
+            there = ",".join(_last_words(layers))
+            raise ValueError(f"the network has no attention; type layers that it has: adapter.targets=[{there}]")
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(self.trains(name))
         for layer in chosen:
@@ -88,6 +89,11 @@ def _check(key: str, parts: Sequence[str], names: Any, what: str) -> None:
     """ValueError for a part that no name has."""
     for part in parts:
         if not any(_is_within(name, (part,)) for name in names):
-            own = (next(word for word in reversed(name.split(".")) if not word.isdigit()) for name in names)
-            there = ", ".join(dict.fromkeys(own if key == "targets" else (name.split(".")[0] for name in names)))
+            own = _last_words(names) if key == "targets" else dict.fromkeys(name.split(".")[0] for name in names)
+            there = ", ".join(own)
             raise ValueError(f"adapter.{key}: the network has no {what} in {part}; it has {there}")
+
+
+def _last_words(names: Iterable[str]) -> list[str]:
+    """What layers are called within their modules, each once."""
+    return list(dict.fromkeys(next(word for word in reversed(name.split(".")) if not word.isdigit()) for name in names))

@@ -145,11 +145,10 @@ def _drawn(drawing: Drawing, team: Team, told: dict[str, Any]) -> Tensor:
     missing = len(drawing.missing(range(total)))
     among = f" on {team.count} ranks" if team.count > 1 else ""
     log.info(
-        "drawing %d %s from %s (step %d), %d evaluations each%s",
+        "drawing %d %s from %s, %d evaluations each%s",
         missing,
         drawing.pipeline.medium.many,
-        trained.path,
-        trained.step,
+        trained.told,
         drawing.pipeline.evaluations,
         among,
     )

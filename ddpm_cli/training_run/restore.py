@@ -6,17 +6,39 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_cli.build.adapter import merged
+from ddpm_cli.build.autoencoder import remember
+from ddpm_cli.build.found import with_values_of
 from ddpm_cli.build.load import load_weights
 from ddpm_cli.build.model import num_condition_channels
 from ddpm_cli.build.transfer import transferred
+from ddpm_cli.config.context import Context
+from ddpm_cli.config.stored import check_stored
 from ddpm_cli.data.store import Store, fingerprint
 from ddpm_cli.errors import UserError
 from ddpm_cli.formats.opened import open_model
-from ddpm_cli.run_dir.checkpoint import Content, OpenCheckpoint
+from ddpm_cli.run_dir import resume
+from ddpm_cli.run_dir.checkpoint import Content, OpenCheckpoint, open_checkpoint
+from ddpm_cli.system.precision import PRECISIONS
 from ddpm_cli.training.state import TrainState
 from ddpm_cli.training.step import TrainStep
 
 log = logging.getLogger("ddpm_cli")
+
+
+def gone_on_with(cfg: dict[str, Any], context: Context) -> tuple[OpenCheckpoint, dict[str, Any]]:
+    """The checkpoint named, or the newest good one in the folder, and its configuration with what is typed now laid
+    over it."""
+    named = Path(cfg["resume"]).expanduser()
+    resumed = open_checkpoint(named if named.is_file() else context.run_dir, key="resume")
+    stored = resumed.content["config"]
+    check_stored(stored, resumed.path)
+    remember(resumed.content, resumed.path)
+    if resumed.content.get("precision") not in PRECISIONS:
+        raise UserError(f"{resumed.path} does not say its precision; it cannot be resumed, only used by init=")
+    cfg = resume.merge(stored, with_values_of(stored, cfg), context.overrides)
+    if changed := resume.changes(stored, cfg, context.overrides):
+        log.info("changed since the checkpoint: %s", ", ".join(changed))
+    return resumed, cfg
 
 
 def restored(

@@ -16,32 +16,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ddpm_cli.build.autoencoder import remember
-from ddpm_cli.build.found import with_values_found, with_values_of
+from ddpm_cli.build.found import with_values_found
 from ddpm_cli.build.latents import with_latents_scaled
 from ddpm_cli.build.machine import environment
 from ddpm_cli.build.model import ema_denoiser
 from ddpm_cli.build.summary import describe
 from ddpm_cli.build.trainer import Parts, assembled, build_data, build_parts, work_of
 from ddpm_cli.config.context import Context
-from ddpm_cli.config.stored import check_stored
 from ddpm_cli.data.store import Store
 from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.errors import UserError
 from ddpm_cli.results.runs import last_logged
-from ddpm_cli.run_dir import checkpoint, resume
 from ddpm_cli.run_dir.checkpoint import OpenCheckpoint
 from ddpm_cli.run_dir.find import run_of
 from ddpm_cli.run_dir.folder import RunDir
 from ddpm_cli.run_dir.result import recorded
 from ddpm_cli.sampling.preview import Preview
 from ddpm_cli.system.launch_env import place_of
-from ddpm_cli.system.precision import PRECISIONS
 from ddpm_cli.system.signals import Signals
 from ddpm_cli.system.threads import shared_by
 from ddpm_cli.training.loop import Cadence, Callbacks, Measurement, train
@@ -59,7 +54,7 @@ from ddpm_cli.training_run.launch import Workers, check_launched, ranks_for
 from ddpm_cli.training_run.measurements import build_measurements, objective
 from ddpm_cli.training_run.probe import joined
 from ddpm_cli.training_run.profile import Profile
-from ddpm_cli.training_run.restore import restored, warn_of_other_data
+from ddpm_cli.training_run.restore import gone_on_with, restored, warn_of_other_data
 from ddpm_cli.training_run.tracking import build_journal
 
 log = logging.getLogger("ddpm_cli")
@@ -104,7 +99,9 @@ def run_training(cfg: Config, context: Context) -> float:
     place = place_of(os.environ)
     if cfg["dry_run"]:
         if place is None or place.rank == 0:
-            plan = describe(with_values_found(cfg, context.chosen_keys))
+            going_on = context.checkpoint is not None
+            whole = gone_on_with(cfg, context)[1] if going_on else with_values_found(cfg, context.chosen_keys)
+            plan = describe(whole)
             print("\n".join(f"{key}: {value}" for key, value in plan.items()))
         return math.nan
     if place is not None and place.rank > 0:
@@ -149,7 +146,7 @@ def _opened(cfg: Config, context: Context) -> Iterator[Opened]:
         start = RunDir.create if run_of(found) is None else RunDir.open
         run = start(context.run_dir, context.record)
     try:
-        yield Opened(cfg, run, *new) if found is None else _gone_on_with(cfg, context, run, found)
+        yield Opened(cfg, run, *new) if found is None else _resumed(cfg, context, run)
     except UserError:
         if not context.multirun:
             run.withdraw()
@@ -158,18 +155,8 @@ def _opened(cfg: Config, context: Context) -> Iterator[Opened]:
         run.close()
 
 
-def _gone_on_with(cfg: Config, context: Context, run: RunDir, found: Path) -> Opened:
-    """The run of the checkpoint named, or of the newest good one in the folder; what is typed now is laid over it."""
-    named = Path(cfg["resume"]).expanduser().is_file()
-    resumed = checkpoint.open_checkpoint(found if named else run.path, key="resume")
-    stored = resumed.content["config"]
-    check_stored(stored, resumed.path)
-    remember(resumed.content, resumed.path)
-    if resumed.content.get("precision") not in PRECISIONS:
-        raise UserError(f"{resumed.path} does not say its precision; it cannot be resumed, only used by init=")
-    cfg = resume.merge(stored, with_values_of(stored, cfg), context.overrides)
-    if changed := resume.changes(stored, cfg, context.overrides):
-        log.info("changed since the checkpoint: %s", ", ".join(changed))
+def _resumed(cfg: Config, context: Context, run: RunDir) -> Opened:
+    resumed, cfg = gone_on_with(cfg, context)
     return Opened(cfg, run, build_parts(cfg, resumed.content), ranks_for(cfg), resumed)
 
 

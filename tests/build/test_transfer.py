@@ -85,11 +85,14 @@ def test_a_grey_image_in_colour_gives_what_the_grey_one_gave(patch_size, outputs
     torch.testing.assert_close(back(x, T), grey, rtol=1e-4, atol=1e-5)
 
 
-def test_a_network_that_differs_otherwise_is_refused_and_left_as_it_was():
+def test_a_network_that_differs_otherwise_is_refused_and_left_as_it_was(caplog):
+    caplog.set_level("INFO", logger="ddpm_cli")
     new = unet(seed=1, attention_levels=[0])
     before = {name: p.clone() for name, p in new.state_dict().items()}
     with pytest.raises(UserError, match=r"old.pt does not fit this network: .*attentions"):
         fitted(new, unet())
+    shared = len(unet().state_dict())
+    assert f"{shared} of {len(before)} tensors are taken" in caplog.text and shared < len(before)
     assert all(torch.equal(p, before[name]) for name, p in new.state_dict().items())
 
 

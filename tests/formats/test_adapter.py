@@ -68,6 +68,9 @@ def test_the_file_beside_its_base_draws_what_the_run_draws(base, tuned, tmp_path
     expected = images(tmp_path, "run", f"ckpt={tuned}")
     assert (images(tmp_path, "both", f"ckpt={base}", "lora=file") == expected).all() and expected.std() > 10
     assert (images(tmp_path, "alone", f"ckpt={base}") != expected).any()
+    done = run("sample", f"ckpt={base}", "lora=file", *DRAW, "out_dir=told", cwd=tmp_path)
+    assert "step_00000001.pt with the adapters of file (step 4)" in done.stderr
+    assert (tmp_path / "file/adapter.safetensors").stat().st_mode == (tmp_path / "file/README.md").stat().st_mode
     told = json.loads((tmp_path / "both/sampling.json").read_text())
     assert told["lora"] == str(tmp_path / "file") and told["step"] == 4
     header = read_header(tmp_path / "file/adapter.safetensors")
@@ -125,10 +128,12 @@ def test_what_cannot_be_is_refused_in_a_line(base, tuned, trained, tmp_path):
     cases = {
         f"sample ckpt={other} lora=file": "lora=file was trained on another model than the one that ckpt names",
         f"sample ckpt={base} lora=file weights=raw": "lora=file was trained on another model",
-        f"sample ckpt={base} lora={base}": "no file of adapters, as ddpm-export format=lora writes adapter.safetensors",
+        f"sample ckpt={base} lora={base}": f"write that of this run: ddpm-export ckpt={base} format=lora",
+        f"sample ckpt={base} lora=nowhere": "ddpm-export format=lora writes adapter.safetensors\n",
         f"sample ckpt={base} lora=text.safetensors": "no file of safetensors",
         "sample ckpt=file": "ckpt=file holds adapters alone; name the model",
         "train init=file dataset=shapes": "init=file holds adapters alone",
+        f"export ckpt={tuned} format=lora out_dir=file": "holds files already, of an export or others (README",
         f"export ckpt={base} format=lora": "was trained without adapter=lora",
         f"export ckpt={tuned} format=lora label=1": "label: format=lora keeps all classes",
         "train adapter=lora dry_run=true": "adapter: adapters are of a trained network; name it with init=RUN",
@@ -138,13 +143,15 @@ def test_what_cannot_be_is_refused_in_a_line(base, tuned, trained, tmp_path):
     for line, told in cases.items():
         command, *args = line.split()
         out = "run_dir=refused" if command == "train" else "out_dir=refused"
-        done = run(command, *args, *([] if "dry" in line else [out]), cwd=tmp_path, check=False)
+        done = run(command, *args, *([] if "dry" in line or "out_dir" in line else [out]), cwd=tmp_path, check=False)
         assert done.returncode == 2 and told in done.stderr, (line, done.stderr)
         assert not (tmp_path / "refused").exists()
 
 
-def test_a_plan_says_how_much_is_trained(base, tmp_path):
+def test_a_plan_says_how_much_is_trained(base, tuned, tmp_path):
     done = run("train", f"init={base}", *TUNE, "dry_run=true", cwd=tmp_path)
     plan = yaml.safe_load(done.stdout)
     assert 0 < plan["trained_parameters"] < plan["parameters"] / 2
+    again = yaml.safe_load(run("train", f"resume={tuned}", "dry_run=true", cwd=tmp_path).stdout)
+    assert again.keys() == plan.keys() and all(again[key] == plan[key] for key in ("parameters", "trained_parameters"))
     assert "trained_parameters" not in run("train", f"init={base}", *DATA, "dry_run=true", cwd=tmp_path).stdout

@@ -121,7 +121,7 @@ def test_targets_and_what_is_trained_beside_them_are_named_by_parts_of_names():
         ),
         ("unet", {"targets": ["norm1"]}, "no layer in norm1"),
         ("unet", {"also": ["conv_up"]}, r"adapter.also: the network has no weights in conv_up; it has conv_in, "),
-        ("cnn", {}, r"no layer in attention; it has linear_1, linear_2, down, emb_proj$"),
+        ("cnn", {}, r"no attention; type layers that it has: adapter.targets=\[linear_1,linear_2,down,emb_proj\]$"),
     ],
 )
 def test_what_a_network_does_not_have_is_refused(model, knobs, told):
