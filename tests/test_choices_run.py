@@ -98,7 +98,10 @@ def test_what_learns_beside_the_network_is_resumed_bit_for_bit(place, choices):
         size = whole["network"]["conv_first.weight"].square().mean((1, 2, 3)).sqrt()
         torch.testing.assert_close(size, torch.ones_like(size), rtol=0, atol=2e-4)
     if "consistency" in choices:
+        done = run("sample", f"ckpt={name}_whole", "num_images=2", "sampler.num_steps=2", cwd=place)
+        assert "sampler=consistency sampler.num_steps=2" in done.stderr
         done = run("sample", f"ckpt={name}_whole", "num_images=2", "sampler=consistency", cwd=place)
+        assert "was tuned" not in done.stderr
         assert (place / done.stdout.splitlines()[-1] / "images/000001.png").exists()
 
 

@@ -13,10 +13,11 @@ from ddpm_cli.build.load import Trained
 from ddpm_cli.build.model import item_shape, null_label
 from ddpm_cli.diffusion.editing import Edit, Source, refuse_noise
 from ddpm_cli.diffusion.guidance import APG, CADS, Guidance
-from ddpm_cli.diffusion.samplers import Sampler
+from ddpm_cli.diffusion.samplers import Consistency, Sampler
 from ddpm_cli.diffusion.variance import Variance
 from ddpm_cli.errors import UserError
 from ddpm_cli.media.base import Medium
+from ddpm_cli.system import tree
 
 log = logging.getLogger("ddpm_cli")
 
@@ -140,3 +141,12 @@ def warn_of_unused_num_steps(cfg: dict[str, Any], typed_keys: Sequence[str]) -> 
     spacing, num_steps = (cfg["sampler"].get(key) for key in ("spacing", "num_steps"))
     if isinstance(spacing, list) and "sampler.num_steps" in typed_keys and num_steps != len(spacing) - 1:
         log.warning("sampler.num_steps=%s has no effect: sampler.spacing lists %d steps", num_steps, len(spacing) - 1)
+
+
+def tell_of_few_steps(sampler: Sampler, trained: Trained) -> None:
+    """Warns where a model that was tuned for one or two steps is walked with many, or another with those few."""
+    tuned = str(tree.get(trained.config, "loss._target_")).endswith("consistency.Consistency")
+    if isinstance(sampler, Consistency) and not tuned:
+        log.warning("sampler=consistency is for models tuned by loss=consistency; this one's first estimate is a blur")
+    elif tuned and not isinstance(sampler, Consistency):
+        log.warning("the model was tuned to draw in few steps: sampler=consistency sampler.num_steps=2")

@@ -179,6 +179,7 @@ def build_pipeline(cfg: dict[str, Any], trained: Trained | None = None) -> Sampl
         sampler = build_sampler(cfg, trained.denoiser, trained.variance)
         edit = cfg["edit"] and make("edit", cfg["edit"], trust)
         checks.check_edit(edit, sampler, trained, guidance)
+        checks.tell_of_few_steps(sampler, trained)
         labels = class_numbers(cfg["labels"], trained)
         medium = build_medium(trained.config)
         checks.check_clip(cfg["clip"], medium)

@@ -50,6 +50,8 @@ def restored(
         load_state(state, resumed.content, resumed.path)
     elif cfg["init"] is not None:
         _load_averaged(state, cfg, class_names)
+    elif cfg["loss"]["_target_"].endswith("consistency.Consistency"):
+        log.warning("loss=consistency tunes a trained model, and nothing is named: init=RUN")
 
 
 def data_fingerprint(store: Store, train_step: TrainStep) -> str:
