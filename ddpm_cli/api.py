@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,8 @@ from ddpm_cli.build.load import Trained, load_trained
 from ddpm_cli.cli.flags import read
 from ddpm_cli.cli.main import context_of, report_on_run
 from ddpm_cli.cli.preflight import accepted, settings_of
-from ddpm_cli.config.overrides import quoted
+from ddpm_cli.config.overrides import key_of, quoted
+from ddpm_cli.config.values import DEVICE, accepts
 from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.diffusion.samplers import run
 from ddpm_cli.errors import UserError
@@ -39,6 +41,7 @@ from ddpm_cli.training_run.run import run_training
 # {"dataset": "mnist", "training.num_steps": 500, "training": {"batch_size": 64}}, or as typed: ["dataset=mnist", ...]
 Settings = Mapping[str, Any] | Sequence[str]
 
+_OF_MODEL = {"weights", "lora", "trust", "device"}  # what load_denoiser was told
 _WORD = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./-]*", re.IGNORECASE)  # what Hydra reads as that text
 _loaded: WeakKeyDictionary[Denoiser, Trained] = WeakKeyDictionary()  # what the checkpoint of a denoiser says of itself
 
@@ -71,6 +74,8 @@ def load_denoiser(ckpt: str | PathLike[str], weights: str = "ema", device: str =
 
     ckpt: whatever `ddpm-sample ckpt=` takes. weights: ema, raw, or ema@LENGTH. device: cpu, cuda, cuda:1, mps, auto.
     """
+    if not accepts(DEVICE, device):
+        raise UserError(f"device={device}: must be {DEVICE.text}")
     place = choose_device(device)
     trained = load_trained(str(ckpt), weights)
     _loaded[trained.denoiser.to(place)] = trained
@@ -82,7 +87,7 @@ def generate(
     model: Denoiser | str | PathLike[str],
     num_images: int = 64,
     *,
-    labels: int | str | Sequence[int | str] | None = None,
+    labels: int | str | Sequence[int | str] | Tensor | np.ndarray | None = None,
     sampler: str = "ddim",
     seed: int = 0,
     settings: Settings = (),
@@ -97,7 +102,9 @@ def generate(
     known = _known(model) if isinstance(model, Denoiser) else None
     where = {} if known is None else {"device": str(next(known.denoiser.parameters()).device)}
     own = {"ckpt": str(known.path if known else model), "num_images": num_images, "sampler": sampler, "seed": seed}
-    cfg = settings_of("sample", [*_overrides({**own, "labels": labels, **where}), *_overrides(settings)])
+    more, labels = _overrides(settings), labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
+    _check_settings(more, {*own, "labels", "out_dir"} | (_OF_MODEL if known else set()))
+    cfg = settings_of("sample", [*_overrides({**own, "labels": labels, **where}), *more])
     if cfg["edit"] is not None:
         raise UserError("edit is of files; draw edits with ddpm-sample")
     pipeline = build_pipeline(cfg, known)
@@ -110,6 +117,13 @@ def generate(
             drawn.append(pipeline.medium.to_file(x_0).cpu())
             bar.update(len(drawn[-1]))
     return torch.cat(drawn)
+
+
+def _check_settings(words: Sequence[str], said: set[str]) -> None:
+    """UserError for a setting that something else has decided."""
+    for key in (key_of(text) for text in words):
+        if key in said:
+            raise UserError(f"settings: {key} has no place there: it is an argument, or the denoiser's own")
 
 
 def _known(denoiser: Denoiser) -> Trained:
@@ -125,6 +139,8 @@ def _overrides(settings: Settings) -> list[str]:
         raise UserError(f"settings are a dict or a list: [{settings!r}]")
     if isinstance(settings, Mapping):
         return [f"{key}={_typed(value)}" for key, value in tree.leaves(dict(settings), into=(dict,))]
+    if settings is None or not isinstance(settings, Sequence):
+        raise UserError(f"settings are a dict or a list of key=value, not {type(settings).__name__}")
     if flags := [text for text in settings if str(text).startswith("-")]:
         raise UserError(f"{flags[0]} is a flag of the command line; settings are written key=value")
     return [str(text) for text in settings]

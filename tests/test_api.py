@@ -60,6 +60,14 @@ def test_generate_gives_the_pixels_of_ddpm_sample_from_a_path_and_from_a_denoise
     assert denoiser.amp_dtype is None and all(torch.equal(before[k], v) for k, v in denoiser.state_dict().items())
 
 
+def test_labels_may_be_a_tensor(trained):
+    first, second = (api.generate(trained, 2, labels=given, settings={"sampler.num_steps": 2}) for given in LABELS)
+    assert torch.equal(first, second)
+
+
+LABELS = ([3, 1], torch.tensor([3, 1]))
+
+
 def test_a_run_goes_on_and_settings_may_be_nested_and_hold_any_text(trained, tmp_path):
     folder = tmp_path / "it's [a] run, null"
     tiny = dict(text.split("=", 1) for text in TINY if "[" not in text)
@@ -83,6 +91,10 @@ def test_a_run_goes_on_and_settings_may_be_nested_and_hold_any_text(trained, tmp
         (lambda run: api.generate(run, 2, labels=[99]), "99"),
         (lambda run: api.generate(run, 2, settings={"guidanse.scale": 2}), "guidanse"),
         (lambda run: api.generate(run / "nothing"), "nothing"),
+        (lambda _: api.train(None), "not NoneType"),
+        (lambda run: api.load_denoiser(run, device="cpuu"), "device=cpuu: must be one of auto, cpu"),
+        (lambda run: api.generate(run, 2, settings={"num_images": 3}), "num_images has no place there"),
+        (lambda run: api.generate(api.load_denoiser(run), settings={"lora": "x"}), "lora has no place there"),
         (lambda run: api.load_denoiser(run, weights="best"), "weights=best"),
         (lambda run: api.generate(api.Denoiser.__new__(api.Denoiser)), "load_denoiser gave"),
     ],
