@@ -47,7 +47,7 @@ _loaded: WeakKeyDictionary[Denoiser, Trained] = WeakKeyDictionary()  # what the 
 
 
 def train(settings: Settings = ()) -> Path:
-    """Trains as `ddpm-train` does with these settings, and returns the run's folder.
+    """Trains as `ddpm-train` does with these settings, a dict or a list of "key=value", and returns the run's folder.
 
     `resume=RUN` goes on with a run. A signal (Ctrl-C, or the notebook's stop button) saves a checkpoint, and then is
     KeyboardInterrupt. What the command says on stderr is said there too, unless your program has set up logging.

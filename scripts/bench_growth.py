@@ -87,7 +87,7 @@ def of_files() -> Curve:
             return of_a_command(folder, *TINY[5:], *_ONE_STEP, "dataset=image_folder", "dataset.root=images")
 
     floor = prepared(100)
-    return {files: prepared(files) - floor for files in (1_000, 4_000, 16_000)}
+    return {files: prepared(files) - floor for files in (4_000, 16_000, 64_000)}
 
 
 def of_a_set() -> Curve:

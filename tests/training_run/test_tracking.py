@@ -155,6 +155,7 @@ def test_a_missing_extra_is_a_line_with_what_to_type_before_anything_begins(tmp_
 @pytest.mark.parametrize(
     "setting, told",
     [
+        ("trackers=[tensorboard,tensorboard]", "tensorboard is named twice"),
         ("trackers=[tensorbord]", "trackers must be a list of values, each one of tensorboard, wandb, mlflow"),
         ("tracking.mode=away", "tracking.mode must be one of online, offline"),
     ],
