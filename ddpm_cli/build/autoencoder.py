@@ -83,7 +83,7 @@ def remember(content: Content, path: Path) -> None:
 def with_autoencoder_described(cfg: Config) -> Config:
     """The configuration with what the autoencoder says of itself: the latents' shape, its hash, and the channels of the
     network that draws them. Their scale is known when there are data."""
-    if is_autoencoder(cfg) and "sample_rate" in cfg["dataset"]:
+    if "sample_rate" in cfg["dataset"] and is_autoencoder(cfg):
         raise UserError("model=autoencoder_kl makes latents of images; choose a dataset of images")
     if not is_of_latents(cfg):
         return cfg
