@@ -1,8 +1,8 @@
 """How cost grows: scripts/run python scripts/bench_growth.py [--only batch] [--png docs/pictures/growth.png]
 
-Process time on one thread against batch, resolution, steps of a sampler, files of a folder, images of a prepared set
-and jobs of a sweep, each with the exponent of the last doubling or so (1: twice as much takes twice as long). Prints
-the tables of docs/growth.md; --png draws them (matplotlib).
+Process time on one thread against batch, resolution, steps of a sampler, images of a prepared set and jobs of a sweep,
+each with the exponents between neighbouring points (1: twice as much takes twice as long). Prints the tables of
+docs/growth.md; --png draws them (matplotlib).
 """
 
 import argparse
@@ -18,9 +18,7 @@ from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -77,19 +75,6 @@ def of_steps() -> Curve:
             return {steps: seconds(draw(steps), 1) for steps in (1, 10, 100, 1000)}
 
 
-def of_files() -> Curve:
-    def prepared(files: int) -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            pixels = np.random.default_rng(0).integers(0, 256, (files, 32, 32, 3), dtype=np.uint8)
-            os.mkdir(f"{folder}/images")
-            for k, image in enumerate(pixels):
-                Image.fromarray(image).save(f"{folder}/images/{k:07d}.png")
-            return of_a_command(folder, *TINY[5:], *_ONE_STEP, "dataset=image_folder", "dataset.root=images")
-
-    floor = prepared(100)
-    return {files: prepared(files) - floor for files in (4_000, 16_000, 64_000)}
-
-
 def of_a_set() -> Curve:
     def read(images: int) -> float:
         items = torch.zeros(images, 3, 8, 8, dtype=torch.uint8)
@@ -110,7 +95,6 @@ CURVES: dict[str, tuple[Callable[[], Curve], str, str]] = {
     "batch": (of_a_batch, "a training step", "images"),
     "resolution": (of_a_side, "a training step of 2 images", "pixels a side"),
     "steps": (of_steps, "drawing 4 images", "steps of the sampler"),
-    "files": (of_files, "preparing a folder", "files"),
     "set": (of_a_set, "a batch of 128 of a prepared set", "images"),
     "jobs": (of_jobs, "a sweep of one-step runs", "jobs"),
 }
