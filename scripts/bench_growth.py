@@ -128,6 +128,8 @@ def plot(png: Path, curves: dict[str, Curve]) -> None:
         panel.loglog(list(curve), list(curve.values()), "o-", color="C0", label="measured")
         panel.set(title=what, xlabel=along, ylabel="seconds")
         panel.grid(alpha=0.3)
+    for panel in axes.flat[len(curves) :]:
+        panel.remove()
     axes.flat[0].legend()
     figure.tight_layout()
     figure.savefig(png, dpi=100)
