@@ -14,6 +14,7 @@ from ddpm_cli.data.prepare.classes import classes_of
 from ddpm_cli.data.prepare.listing import counted, tell
 from ddpm_cli.data.prepare.npy import ArrayFile, arrays_of
 from ddpm_cli.data.prepare.pixels import as_stored, covering
+from ddpm_cli.data.split import in_split
 from ddpm_cli.data.store import Store, fingerprint
 from ddpm_cli.errors import UserError
 from ddpm_cli.media.arrays import FULL, Range, medium_of, pairs_of
@@ -50,8 +51,7 @@ def arrays(
     numbers, classes = classes_of(values) if values is not None else ([-1] * len(given), ())
     labelled = check_num_classes(num_classes, len(classes), what=root)
     shape = (channels, *sides(image_size))
-    in_test = np.arange(len(given)) % 6 == 5
-    chosen = {"all": np.ones_like(in_test), "test": in_test, "train": ~in_test}[split]
+    chosen = np.array(in_split(len(given), split))
     medium, path = medium_of(shape, dtype, range), Path(root)
     whole = dtype in FULL and pairs == (FULL[dtype],) and given.array.dtype.name == dtype
     key: dict[str, Any] = {"set": "arrays", "file": [(s := path.stat()).st_size, s.st_mtime_ns], "split": split}

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ddpm_cli.data.image_folder import paired_images
 from ddpm_cli.data.loading.batches import Batches
+from ddpm_cli.data.split import in_split
 from ddpm_cli.data.store import Store, fingerprint
 from ddpm_cli.errors import UserError
 from ddpm_cli.seeding import mix, uniform
@@ -176,7 +177,7 @@ class Vector(Condition):
             raise UserError(f"condition.path: {self.path} has rows of {rows.shape[1]} numbers, not of {self.width}")
         found, split = rows, dataset.get("split")
         if split == "test" or (split == "train" and len(rows) != len(store)):  # as sets are cut that come as one
-            found = rows[(torch.arange(len(rows)) % 6 == 5) == (split == "test")]
+            found = rows[torch.tensor(in_split(len(rows), split))]
         if len(found) != len(store):
             raise UserError(
                 f"condition.path: {self.path} has {len(rows)} rows, and {store.name} {len(store)} items; "

@@ -9,6 +9,7 @@ import torch
 
 from ddpm_cli.data.checks import check_channels, check_in_memory, check_num_classes
 from ddpm_cli.data.prepare.pixels import fit
+from ddpm_cli.data.split import in_split
 from ddpm_cli.data.store import Store, fingerprint
 
 
@@ -20,8 +21,7 @@ def digits(*, split: str, channels: int, image_size: int, num_classes: int | Non
     pixels, classes = _read()
     images = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
     labels = torch.from_numpy(classes.astype(np.int64))
-    in_test = torch.arange(len(images)) % 6 == 5
-    chosen = {"train": ~in_test, "test": in_test, "all": torch.ones_like(in_test)}[split]
+    chosen = torch.tensor(in_split(len(images), split))
     settings = {"split": split, "channels": channels, "image_size": image_size, "labelled": labelled}
     return Store(
         items=fit(images[chosen], channels, image_size),

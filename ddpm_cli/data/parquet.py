@@ -16,6 +16,7 @@ from ddpm_cli.data.prepare.images import prepare_images
 from ddpm_cli.data.prepare.listing import counted, tell
 from ddpm_cli.data.prepare.pixels import as_stored
 from ddpm_cli.data.prepare.tables import Table, open_table
+from ddpm_cli.data.split import in_split
 from ddpm_cli.data.store import Store, fingerprint
 from ddpm_cli.errors import UserError
 from ddpm_cli.media.image_files import decode, sides
@@ -48,29 +49,29 @@ def parquet(
         logging.INFO,
         told + (f"{counted(len(classes), 'class', 'classes')} in {table.label}" if labels else "no labels"),
     )
-    in_split = {"all": (0, 1, 2, 3, 4, 5), "train": (0, 1, 2, 3, 4), "test": (5,)}[split]
-    chosen = [number for number in range(total) if number % 6 in in_split]
+    chosen = in_split(total, split)
+    count = sum(chosen)
     key = {"set": "parquet", "files": table.states, "image": table.image, "split": split, "channels": channels}
     key |= {"image_size": image_size, "dtype": dtype, "on_error": on_error}
     shape = (channels, *sides(image_size))
 
     def items() -> Iterator[Item]:
         for row in table.rows():
-            if row.number % 6 in in_split:
+            if chosen[row.number]:
                 label = -1 if labels is None else labels[row.number]
                 yield Item(row.place, label, partial(_pixels, row.file, channels, image_size, dtype))
 
     def fill() -> Blocks:
         skip = on_error == "skip"
         return decoded(
-            items(), len(chosen), labelled=labelled, many="images", skip=skip, max_skipped=max_skipped
+            items(), count, labelled=labelled, many="images", skip=skip, max_skipped=max_skipped
         )  # fmt: skip
 
     return prepare_images(
         cache_dir,
         {**key, "labels": fingerprint({"labels": labels, "names": classes}) if labelled else None},
         name=Path(root).resolve().stem,
-        num_items=len(chosen),
+        num_items=count,
         item_shape=shape,
         dtype=dtype,
         class_names=classes if labelled else (),

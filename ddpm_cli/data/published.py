@@ -14,6 +14,7 @@ from ddpm_cli.data.checks import check_channels, check_num_classes, check_split
 from ddpm_cli.data.prepare.cache import Blocks, cache_folder, find_prepared, prepare
 from ddpm_cli.data.prepare.download import FAILURES, fetching
 from ddpm_cli.data.prepare.pool import in_order
+from ddpm_cli.data.split import in_split
 from ddpm_cli.data.store import Store
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.media.image_files import pixels_of, sides
@@ -32,10 +33,7 @@ class _Set:
 
     classes: int
     splits: Mapping[str, Mapping[str, Any]]  # our name of a split: what torchvision is told
-    shape: tuple[int, int] = (
-        3,
-        64,
-    )  # channels, and pixels a side, unless others are typed; photographs come in all sizes
+    shape: tuple[int, int] = (3, 64)  # channels, pixels a side, unless others are typed: photographs come in all sizes
     more: Mapping[str, Any] = field(default_factory=dict)
     first: int = 0  # the number of the first class there
     turned: bool = False  # the images lie on their side, mirrored
@@ -103,9 +101,8 @@ def published(
     if (store := find_prepared(cache_dir, folder, key)) is not None:
         return store
     dataset = _opened(name, known, Path(root), split, download)
-    rows = [
-        n for n in range(len(dataset)) if known.splits[split] or split == "all" or (n % 6 == 5) == (split == "test")
-    ]
+    count = len(dataset)
+    rows = range(count) if known.splits[split] else np.flatnonzero(in_split(count, split)).tolist()
     read = partial(_read, name, known, dataset, channels, image_size)
     return prepare(
         cache_dir, key, name=folder, num_items=len(rows), item_shape=(channels, *sides(image_size)),

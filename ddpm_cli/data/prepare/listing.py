@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from ddpm_cli.data.split import in_split
 from ddpm_cli.errors import UserError
 from ddpm_cli.media import extensions
 
@@ -132,9 +133,7 @@ def count_classes(root: Path, ignore: Path | None, kind: Kind, label_pattern: st
 
 def of_split(files: list[File], split: str) -> list[File]:
     """`test`: every sixth, `train`: the rest, `all`."""
-    if split == "all":
-        return files
-    return [file for number, file in enumerate(files) if (number % 6 == 5) == (split == "test")]
+    return [file for file, chosen in zip(files, in_split(len(files), split), strict=True) if chosen]
 
 
 def hash_of(files: Sequence[File]) -> str:
