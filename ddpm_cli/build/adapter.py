@@ -1,11 +1,9 @@
 """Adapters of a trained network: into a network that is to be trained, out of the weights of one that was, and as a
 file of their own, which is of use beside the weights they were trained on."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ddpm_cli.build.instantiate import make
@@ -17,7 +15,7 @@ from ddpm_cli.formats.find import find_adapter
 from ddpm_cli.formats.header import read_header
 from ddpm_cli.formats.opened import content_of
 from ddpm_cli.models.lora import LoRA
-from ddpm_cli.run_dir.checkpoint import Content, Weights
+from ddpm_cli.run_dir.checkpoint import Content, Weights, sha256_of_weights
 
 Config = dict[str, Any]
 
@@ -58,7 +56,7 @@ def write_adapter(file: Path, weights: Weights, told: Config) -> Weights:
     own = {name: w for name, w in weights.items() if adapter.trains(name) or name in ENDS}
     rest = {name: w for name, w in weights.items() if name not in own}
     numbers = {"rank": str(adapter.rank), "alpha": f"{adapter.alpha:g}"}
-    single_file.write(file, own, told, base=_sha256(rest), **numbers)
+    single_file.write(file, own, told, base=sha256_of_weights(rest), **numbers)
     return rest
 
 
@@ -68,16 +66,8 @@ def open_adapter(spec: Path | str, base: Weights) -> Content:
     file = find_adapter(spec)
     own, told = single_file.read(file)
     rest = {name: w for name, w in base.items() if name not in own and name not in ENDS}
-    if _sha256(rest) != read_header(file)["base"]:
+    if sha256_of_weights(rest) != read_header(file)["base"]:
         raise UserError(f"lora={spec} was trained on another model than the one that ckpt names (or on other weights=)")
     content = content_of(rest | own, file, **told)
     check_stored(content["config"], file)
     return content
-
-
-def _sha256(weights: Weights) -> str:
-    digest: Any = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(f"{name} {tuple(weights[name].shape)}".encode())
-        digest.update(weights[name].float().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -4,7 +4,6 @@ A run's configuration holds the path and the hash, its checkpoints the autoencod
 draw from.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from ddpm_cli.config.knobs import rule_for
 from ddpm_cli.errors import UserError
 from ddpm_cli.formats import autoencoder as folders
 from ddpm_cli.formats.opened import open_model
-from ddpm_cli.run_dir.checkpoint import Content, Weights
+from ddpm_cli.run_dir.checkpoint import Content, Weights, sha256_of_weights
 
 Config = dict[str, Any]
 _KEY = "representation.autoencoder"
@@ -147,7 +146,7 @@ def _frozen(model: Config, weights: Weights, path: Path) -> Frozen:
             rule(value)
         except (ValueError, TypeError, OverflowError):
             raise UserError(f"{path}: its {key} must be {rule.text}, got {value!r:.40}") from None
-    sha256 = _sha256(model, weights)
+    sha256 = sha256_of_weights(weights, json.dumps(model, sort_keys=True))
     if sha256 not in _known:
         # Without memory and without random numbers, which are the run's; what is frozen outlives any inference mode.
         with torch.device("meta"):
@@ -160,11 +159,3 @@ def _frozen(model: Config, weights: Weights, path: Path) -> Frozen:
             raise UserError(f"{path}: its weights are not those of this autoencoder: {told}") from None
         _known[sha256] = Frozen(model, network.eval().requires_grad_(False), sha256)
     return _known[sha256]
-
-
-def _sha256(model: Config, weights: Weights) -> str:
-    digest = hashlib.sha256(json.dumps(model, sort_keys=True).encode())
-    for name in sorted(weights):
-        digest.update(f"{name} {tuple(weights[name].shape)}".encode())
-        digest.update(weights[name].detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,5 +1,6 @@
 """Checkpoint files: tensors and plain values in one file, written whole or not at all, read without running code."""
 
+import hashlib
 import logging
 import os
 import re
@@ -126,6 +127,15 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         if isinstance(error, OSError | RuntimeError | UserError) and not isinstance(error, torch.OutOfMemoryError):
             raise WorldError(f"could not write {path}: {_reason(path, content, error)}") from error
         raise
+
+
+def sha256_of_weights(weights: Mapping[str, torch.Tensor], of: str = "") -> str:
+    """Of names, shapes and values as float32, behind what they are `of`."""
+    digest = hashlib.sha256(of.encode())
+    for name in sorted(weights):
+        digest.update(f"{name} {tuple(weights[name].shape)}".encode())
+        digest.update(weights[name].detach().float().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load(path: Path) -> Content:
