@@ -52,8 +52,10 @@ def transferred(
         old, fresh = fitted.pop(name, None), mine.get(name)
         if fresh is not None:
             same = old is not None and old.shape == fresh.shape
-            fitted[name] = old if old is not None and same else torch.zeros_like(fresh)
-            told |= {} if same else {name: "begins without effect"}
+            silent = _VECTOR[1] in mine  # EDM2's, which has no bias, is of unit magnitude: it cannot begin as nothing
+            new = torch.zeros_like(fresh) if silent else fresh
+            fitted[name] = old if old is not None and same else new
+            told |= {} if same else {name: "begins without effect" if silent else "begins anew"}
     for name in (*_FIRST, *_LAST):
         old, fresh = saved.get(name), mine.get(name)
         if old is None or fresh is None or old.shape == fresh.shape:

@@ -1,7 +1,7 @@
 """What a network is told besides the image: the time and, where it is class-conditional, the class."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -116,12 +116,11 @@ class Conditional(nn.Module, Network):
         assert self.class_embedding is not None, "not class-conditional"
         return self.class_embedding(labels)
 
-    def with_vector(self, emb: Tensor, cond: Cond) -> Tensor:
-        """emb (B, E) and the embedding of the vector given; of none, emb as it is."""
+    def with_vector(self, emb: Tensor, cond: Cond, add: Callable[[Tensor, Tensor], Tensor] = torch.add) -> Tensor:
+        """emb (B, E) and the embedding of the vector given, added; of none, emb as it is."""
         if self.vector_embedding is None or not cond or "vector" not in cond:
             return emb
-        added: Tensor = self.vector_embedding(cond["vector"].to(emb.dtype))
-        return emb + added
+        return add(emb, self.vector_embedding(cond["vector"].to(emb.dtype)))
 
     def class_vector(self, cond: Cond, batch: int, device: torch.device) -> Tensor:
         """The embedding given, or that of the labels given, or the null label's: (B, E)."""

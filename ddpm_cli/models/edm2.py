@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -169,8 +170,7 @@ class EDM2(Conditional):
         emb = self.time_embedding(self.fourier(time).to(x.dtype))
         if self.class_conditional:
             emb = mp_sum(emb, self.class_vector(cond, x.shape[0], x.device).to(emb.dtype), _CLASS)
-        if self.vector_embedding is not None and cond and "vector" in cond:
-            emb = mp_sum(emb, self.vector_embedding(cond["vector"].to(emb.dtype)), _CLASS)
+        emb = self.with_vector(emb, cond, partial(mp_sum, t=_CLASS))
         emb = mp_silu(emb)
         x = self.conv_first(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))  # ones: in place of biases
         kept = [x]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image as Pictures
 
+from ddpm_cli.build.transfer import transferred
 from ddpm_cli.data.conditions import Conditions, Grey, Image, LowResolution, Mask, Vector
 from ddpm_cli.data.image_folder import image_folder
 from ddpm_cli.data.loading.augment import GeometricAugment
@@ -164,6 +165,14 @@ NETWORKS = {
     "cnn": lambda: CNN(**COMMON, channels=[8, 16]),
     "edm2": lambda: EDM2(**COMMON, **LEVELS, bandwidth=0.003),
 }
+
+
+@pytest.mark.parametrize(("name", "silent"), [("unet", True), ("edm2", False)])
+def test_a_vector_begins_without_effect_where_it_can(name, silent):
+    network = NETWORKS[name]()
+    saved = {key: weight for key, weight in network.state_dict().items() if not key.startswith("vector_embedding")}
+    begun = transferred(network, saved, "x")["vector_embedding.weight"]
+    assert (begun.abs().sum() == 0) == silent and (silent or torch.equal(begun, network.vector_embedding.weight))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
