@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ddpm_cli.build.autoencoder import is_autoencoder
+from ddpm_cli.build.instantiate import name_of
 from ddpm_cli.build.load import Trained
 from ddpm_cli.build.model import item_shape, null_label
 from ddpm_cli.diffusion.editing import Edit, Source, refuse_noise
@@ -17,7 +18,6 @@ from ddpm_cli.diffusion.samplers import Consistency, Sampler
 from ddpm_cli.diffusion.variance import Variance
 from ddpm_cli.errors import UserError
 from ddpm_cli.media.base import Medium
-from ddpm_cli.system import tree
 
 log = logging.getLogger("ddpm_cli")
 
@@ -145,7 +145,7 @@ def warn_of_unused_num_steps(cfg: dict[str, Any], typed_keys: Sequence[str]) -> 
 
 def tell_of_few_steps(sampler: Sampler, trained: Trained) -> None:
     """Warns where a model that was tuned for one or two steps is walked with many, or another with those few."""
-    tuned = str(tree.get(trained.config, "loss._target_")).endswith("consistency.Consistency")
+    tuned = "loss" in trained.config and name_of(trained.config["loss"]) == "Consistency"
     if isinstance(sampler, Consistency) and not tuned:
         log.warning("sampler=consistency is for models tuned by loss=consistency; this one's first estimate is a blur")
     elif tuned and not isinstance(sampler, Consistency):

@@ -8,6 +8,7 @@ from typing import Any
 from ddpm_cli.build.adapter import merged
 from ddpm_cli.build.autoencoder import remember
 from ddpm_cli.build.found import with_values_of
+from ddpm_cli.build.instantiate import name_of
 from ddpm_cli.build.load import load_weights
 from ddpm_cli.build.model import num_condition_channels
 from ddpm_cli.build.transfer import transferred
@@ -50,7 +51,7 @@ def restored(
         load_state(state, resumed.content, resumed.path)
     elif cfg["init"] is not None:
         _load_averaged(state, cfg, class_names)
-    elif cfg["loss"]["_target_"].endswith("consistency.Consistency"):
+    elif name_of(cfg["loss"]) == "Consistency":
         log.warning("loss=consistency tunes a trained model, and nothing is named: init=RUN")
 
 
