@@ -13,6 +13,7 @@ from ddpm_cli.build.autoencoder import network_of
 from ddpm_cli.formats import autoencoder
 from ddpm_cli.models.autoencoder import AutoencoderKL
 from ddpm_cli.run_dir import checkpoint
+from ddpm_cli.training_run import measurements
 
 SIZE = {"in_channels": 1, "latent_channels": 2, "channels": [8, 16], "blocks_per_level": 1, "norm_num_groups": 4}
 SIZE |= {"attention": True, "quant_conv": True}
@@ -66,6 +67,13 @@ def test_the_model_draws_latents_of_unit_deviation_and_shows_images(place):
     assert pixels(place / "drawn").shape == (5, 16, 16)
     told = json.loads((place / "drawn/sampling.json").read_text())
     assert told["clip"] is False  # latents have no range
+
+
+def test_what_is_held_out_has_no_mirror_images(place, monkeypatch):
+    monkeypatch.chdir(place)
+    cfg = config_of(place / "model")
+    plain, mirrored = (measurements._heldout({**cfg, "dataset": {**cfg["dataset"], "flip": f}}) for f in (False, True))
+    assert len(plain) == len(mirrored) and plain.fingerprint == mirrored.fingerprint
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit_also_without_the_autoencoders_folder(place, monkeypatch):

@@ -13,6 +13,7 @@ from torch import Tensor
 from ddpm_cli.build.model import build_condition, build_medium, item_shape
 from ddpm_cli.build.trainer import build_conditions, build_data
 from ddpm_cli.data.conditions import Condition, Conditions, as_cond, read_vectors
+from ddpm_cli.diffusion.denoiser import Cond
 from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.media.arrays import medium_of
 from ddpm_cli.media.base import DecodeError, Medium, files_of
@@ -50,10 +51,6 @@ class Given:
 
         return taken(self.items), None if self.masks is None else taken(self.masks)
 
-    def cond(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
-        """What the network is told, on its device."""
-        return {key: part.to(device) for key, part in as_cond(self.condition, *self.given(indices)).items()}
-
     def labels_of(self, indices: Sequence[int]) -> Tensor | None:
         """The classes of the images of the data that are drawn anew; None of files, which nobody has told of."""
         if self.of_data is None or self.rows is None or self.of_data.store.labels is None:
@@ -88,6 +85,15 @@ class Given:
         for part in (self.items, self.masks):
             digest.update(b"" if part is None else part.numpy().tobytes())
         return digest.hexdigest()
+
+
+def cond_of(labels: Tensor | None, given: Given | None, places: Sequence[int], device: torch.device) -> Cond:
+    """What the network is told of the samples at these places, on its device: classes (B,), and what they are drawn
+    from. None where that is nothing."""
+    cond = {} if labels is None else {"labels": labels.to(device)}
+    if given is not None:
+        cond |= {key: part.to(device) for key, part in as_cond(given.condition, *given.given(places)).items()}
+    return cond or None
 
 
 def _as_large(given: Tensor, size: Sequence[int]) -> Tensor:

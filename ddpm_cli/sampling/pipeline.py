@@ -7,7 +7,7 @@ How one image is drawn, from its number k to its file:
                                 build_sampler, load_inputs of an edit, placed (device and precision)
   SamplingPipeline.walk         for one batch, with all that follows:
     labels_of                   choose_labels: image k's class, a function of (seed, k)
-    Given.cond                  what image k is drawn from, of a model with a condition: number k of these, in turn
+    cond_of                     with what image k is drawn from, of a model with a condition: number k of these, in turn
     ImageNoise                  its normal numbers, a function of (seed, k, step); schedule.prior makes x_T of the first
     _denoise                    the denoiser, wrapped from the inside out: annealed (CADS: noise on the class), guided
                                 (by the null label or a weaker model), clipped or thresholded
@@ -41,7 +41,7 @@ from ddpm_cli.diffusion.guidance import APG, CADS, Guidance, annealed, by_weaker
 from ddpm_cli.diffusion.samplers import Sampler, SamplerStep, run
 from ddpm_cli.media.base import Medium
 from ddpm_cli.sampling import checks
-from ddpm_cli.sampling.conditions import Given, load_given
+from ddpm_cli.sampling.conditions import Given, cond_of, load_given
 from ddpm_cli.sampling.edit_inputs import EditInputs, load_inputs
 from ddpm_cli.sampling.generate import ImageNoise, choose_labels, walk
 
@@ -111,10 +111,7 @@ class SamplingPipeline:
 
     def walk(self, indices: Sequence[int]) -> Iterator[SamplerStep]:
         """The steps of the images numbered `indices`, together."""
-        labels = self.labels_of(indices)
-        cond: Cond = None if labels is None else {"labels": labels.to(self.device)}
-        if self.given is not None:
-            cond = {**(cond or {}), **self.given.cond(self._places(indices), self.device)}
+        cond = cond_of(self.labels_of(indices), self.given, self._places(indices), self.device)
         schedule, variance = self.trained.denoiser.schedule, self.trained.variance
         noise = ImageNoise(self.seed, indices, self.medium.item_shape, self.device)
         denoise = self._denoise(noise)

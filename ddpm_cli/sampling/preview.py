@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddpm_cli.diffusion.denoiser import Cond, Denoiser, clipped
+from ddpm_cli.diffusion.denoiser import Denoiser, clipped
 from ddpm_cli.diffusion.samplers import Sampler, SamplerStep
 from ddpm_cli.media.base import Medium
 from ddpm_cli.sampling import pictures
-from ddpm_cli.sampling.conditions import Given
+from ddpm_cli.sampling.conditions import Given, cond_of
 from ddpm_cli.sampling.generate import ImageNoise, choose_labels, walk
 
 _STRIP_IMAGES = 4
@@ -81,13 +81,11 @@ class Preview:
         return min(self.num_images, (self.num_images // columns or 1) * columns)
 
     def _walk(self, denoiser: Denoiser, indices: range) -> Iterator[SamplerStep]:
-        cond: Cond = None
+        labels = None
         if self.num_classes is not None:
             known = None if self.given is None else self.given.labels_of(indices)
             labels = choose_labels("each", indices, self.num_classes, self.seed) if known is None else known
-            cond = {"labels": labels.to(self.device)}
-        if self.given is not None:
-            cond = {**(cond or {}), **self.given.cond(indices, self.device)}
+        cond = cond_of(labels, self.given, indices, self.device)
         noise = ImageNoise(self.seed, indices, self.medium.item_shape, self.device)
         denoise = clipped(denoiser, self.medium.limit)
         return walk(denoise, self.sampler, denoiser.schedule, denoiser.variance, noise, cond)

@@ -23,7 +23,7 @@ from ddpm_cli.errors import UserError, WorldError
 from ddpm_cli.media.base import Medium
 from ddpm_cli.run_dir import snapshots
 from ddpm_cli.sampling.checks import refusals_told
-from ddpm_cli.sampling.conditions import Given, given_by_data, held_out
+from ddpm_cli.sampling.conditions import Given, cond_of, given_by_data, held_out
 from ddpm_cli.sampling.generate import ImageNoise, choose_labels, walk
 from ddpm_cli.system.memory import out_of_memory_told
 from ddpm_cli.training.ema import Averaging
@@ -86,8 +86,7 @@ def _snapshot(run: Path, averaging: Averaging, state: TrainState) -> dict[str, f
 
 def _heldout(cfg: Config) -> Store | None:
     """The test split of what a run trains on, where there is one; that it is lacking ends no run."""
-    dataset = {**cfg["dataset"], "flip": False}  # latents of each image once
-    if dataset.get("split") != "train":
+    if cfg["dataset"].get("split") != "train":
         return None
     try:
         store = build_data(_of_test(cfg))
@@ -104,7 +103,8 @@ def _conditions(cfg: Config, split: str, store: Store) -> Conditions | None:
 
 
 def _of_test(cfg: Config) -> Config:
-    return {**cfg, "dataset": {**cfg["dataset"], "split": "test"}}
+    """Images as they are: of latents the set would hold the mirror images too."""
+    return {**cfg, "dataset": {**cfg["dataset"], "split": "test", "flip": False}}
 
 
 def _evaluation(
@@ -192,13 +192,11 @@ class Evaluation:
 
     def _draw(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """The images of these numbers, as files hold them, and their labels."""
-        classes, cond = null_label(self.averaged.network), None
+        classes = null_label(self.averaged.network)
         labels = None if self.given is None else self.given.labels_of(indices)
-        if classes is not None:
-            labels = choose_labels(None, indices, classes, self.seed) if labels is None else labels
-            cond = {"labels": labels.to(self.device)}
-        if self.given is not None:
-            cond = {**(cond or {}), **self.given.cond(indices, self.device)}
+        if classes is not None and labels is None:
+            labels = choose_labels(None, indices, classes, self.seed)
+        cond = cond_of(None if classes is None else labels, self.given, indices, self.device)
         noise = ImageNoise(self.seed, indices, self.medium.item_shape, self.device)
         denoiser, denoise = self.averaged, clipped(self.averaged, self.medium.limit)
         for step in walk(denoise, self.sampler, denoiser.schedule, denoiser.variance, noise, cond):
