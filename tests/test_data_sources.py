@@ -60,6 +60,7 @@ def place(tmp_path_factory):
             for k in range(shard, COUNT, 2):
                 add(archive, f"{k:04}.png", png(k))
                 add(archive, f"{k:04}.cls", str(k % 3).encode())
+    shutil.copytree(place / "shards", place / "terabytes")
     (place / "scans").mkdir()
     for k in range(COUNT):
         (place / f"scans/{k:02}.png").write_bytes(png(k, channels=1, dtype=np.uint16))
@@ -98,7 +99,7 @@ def draw(place, folder):
         return place / out, dict(arrays)
 
 
-KINDS = ["photos.zip", "root=shards", "root=scans", "fields.npz", "dataset=parquet", "stripes"]
+KINDS = ["photos.zip", "root=shards", "prepare=false", "root=scans", "fields.npz", "dataset=parquet", "stripes"]
 
 
 def test_there_is_a_test_of_every_line():
@@ -115,6 +116,20 @@ def test_archives_train_and_sample(place, train, kind, shape, classes):
     assert arrays["labels"].max() < classes
     assert f"num_classes: {classes}" in (folder / "config.yaml").read_text()
     assert (out / "images/000004.png").exists()
+
+
+def test_what_is_decoded_on_demand_trains_the_same_weights_and_keeps_nothing(place, train):
+    before = sorted(path.name for path in (place / "terabytes").rglob("*"))
+    folders = [train(kind) for kind in ("root=shards", "prepare=false")]
+    first, second = (tensors(torch.load(f / "checkpoints/step_00000006.pt", weights_only=True)) for f in folders)
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    draw(place, folders[1])
+    assert sorted(path.name for path in (place / "terabytes").rglob("*")) == before
+    knobs = ["num_images=8", "sampler.num_steps=3", "features.num_steps=2", "metrics=[fid,memorisation]"]
+    run(*"train dataset=image_folder dataset.root=terabytes dataset.prepare=false dataset.split=train".split(), *TINY,
+        "run_dir=demanded", cwd=place)  # fmt: skip
+    run("eval", "ckpt=demanded", *knobs, "out_dir=of_demanded", cwd=place)
+    assert "memorisation_pixels" in json.loads((place / "of_demanded/evaluation.json").read_text())["metrics"]
 
 
 def test_images_of_sixteen_bits_are_drawn_in_sixteen(place, train):
@@ -149,7 +164,7 @@ def test_what_interrupted_drawing_is_completed_from_the_files(place, train):
         assert np.array_equal(arrays["images"], again["images"])
 
 
-@pytest.mark.parametrize("kind", ["photos.zip", "root=shards", "root=scans", "fields.npz"])
+@pytest.mark.parametrize("kind", ["photos.zip", "root=shards", "prepare=false", "root=scans", "fields.npz"])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(place, train, kind):
     whole = train(kind)
     command, words, _ = arguments(next(line for line in LINES if kind in line))

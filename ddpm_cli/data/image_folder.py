@@ -1,18 +1,17 @@
 """A folder of your own images, or an archive of them: one sub-folder a class, or one flat folder."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ddpm_cli.data.checks import check_channels, check_num_classes
 from ddpm_cli.data.prepare.archives import archives_in, open_archives
 from ddpm_cli.data.prepare.cache import Blocks, cache_folder
 from ddpm_cli.data.prepare.decoding import Item, decoded
-from ddpm_cli.data.prepare.images import prepare_images
+from ddpm_cli.data.prepare.images import images_on_demand, prepare_images
 from ddpm_cli.data.prepare.listing import IMAGES, File, count_classes, hash_of, of_split
 from ddpm_cli.data.prepare.pixels import as_stored
 from ddpm_cli.data.prepare.sources import Source, image_source
@@ -32,8 +31,10 @@ def image_folder(
     dtype: str = "uint8",
     on_error: str,
     max_skipped: float = 0.01,
+    prepare: bool = True,
 ) -> Store:
     """The images under `root`, prepared into `cache` (null: ROOT/.prepared); a changed file prepares them anew.
+    prepare=False: each is decoded whenever it is asked for.
 
     `test` is every sixth image in the order of the set, `train` the rest.
     """
@@ -45,25 +46,25 @@ def image_folder(
     source.listing.tell(path, IMAGES)
     settings = {"channels": channels, "image_size": image_size, "labelled": labelled, "on_error": on_error}
     settings |= source.key | ({} if dtype == "uint8" else {"dtype": dtype})
-    shape = (channels, *sides(image_size))
+    shape, named = (channels, *sides(image_size)), classes if labelled else ()
+    told: dict[str, Any] = {"name": path.resolve().name, "item_shape": shape, "dtype": dtype, "class_names": named}
+    if not prepare:
+        return _on_demand(source, files, channels, image_size, on_error, max_skipped, told)
 
     def fill() -> Blocks:
         with source.reading(cache_dir) as read:
-            items = _items(source, files, partial(_pixels, read, channels, image_size, dtype))
+            item = partial(_item, source, read, channels, image_size, dtype)
             yield from decoded(
-                items, len(files), labelled=labelled, many="images", skip=on_error == "skip", max_skipped=max_skipped
+                map(item, files),
+                len(files),
+                labelled=labelled,
+                many="images",
+                skip=on_error == "skip",
+                max_skipped=max_skipped,
             )
 
-    return prepare_images(
-        cache_dir,
-        {"set": "image_folder", "files": hash_of(files), **settings},
-        name=path.resolve().name,
-        num_items=len(files),
-        item_shape=shape,
-        dtype=dtype,
-        class_names=classes if labelled else (),
-        fill=fill,
-    )
+    key = {"set": "image_folder", "files": hash_of(files), **settings}
+    return prepare_images(cache_dir, key, num_items=len(files), fill=fill, **told)
 
 
 def paired_images(dataset: Mapping[str, Any], root: str, cache: str | None, channels: int, count: int) -> Store:
@@ -85,22 +86,18 @@ def paired_images(dataset: Mapping[str, Any], root: str, cache: str | None, chan
         raise UserError("condition=image: an image was left out of the set; repair it and set dataset.on_error=stop")
     pairs = [replace(there[_stem(file)], label=-1) for file in files]
     size, dtype = dataset["image_size"], dataset.get("dtype", "uint8")
+    shape = (channels, *sides(size))
+    told: dict[str, Any] = {"name": path.resolve().name, "item_shape": shape, "dtype": dtype, "class_names": ()}
+    if not dataset.get("prepare", True):
+        return _on_demand(source, pairs, channels, size, "stop", 0, told)
 
     def fill() -> Blocks:
         with source.reading(cache_dir) as read:
-            items = _items(source, pairs, partial(_pixels, read, channels, size, dtype))
-            yield from decoded(items, count, labelled=False, many="images")
+            item = partial(_item, source, read, channels, size, dtype)
+            yield from decoded(map(item, pairs), count, labelled=False, many="images")
 
-    return prepare_images(
-        cache_dir,
-        {"set": "paired", "files": hash_of(pairs), "channels": channels, "image_size": size, "dtype": dtype},
-        name=path.resolve().name,
-        num_items=count,
-        item_shape=(channels, *sides(size)),
-        dtype=dtype,
-        class_names=(),
-        fill=fill,
-    )
+    key = {"set": "paired", "files": hash_of(pairs), "channels": channels, "image_size": size, "dtype": dtype}
+    return prepare_images(cache_dir, key, num_items=count, fill=fill, **told)
 
 
 def _stem(file: File) -> str:
@@ -109,15 +106,38 @@ def _stem(file: File) -> str:
 
 def found(node: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration leaves open."""
-    root = Path(node["root"])
+    root, cache_dir = Path(node["root"]), cache_folder(node["root"], node.get("cache"))
     if archives := archives_in(root):
-        return {"num_classes": len(open_archives(archives).listing.classes)}
-    return {"num_classes": count_classes(root, cache_folder(node["root"], node.get("cache")), IMAGES, None)}
+        return {"num_classes": len(open_archives(archives, cache_dir).listing.classes)}
+    return {"num_classes": count_classes(root, cache_dir, IMAGES, None)}
 
 
-def _items(source: Source, files: Sequence[File], pixels: Any) -> Iterator[Item]:
-    return (Item(source.place(file), file.label, partial(pixels, file)) for file in files)
+def _on_demand(
+    source: Source,
+    files: Sequence[File],
+    channels: int,
+    image_size: int | Sequence[int],
+    on_error: str,
+    max_skipped: float,
+    told: Mapping[str, Any],
+) -> Store:
+    if source.sequential is not None:
+        raise UserError(
+            f"dataset.prepare=false: {source.sequential} can only be read from front to back; unpack it to a .tar"
+        )
+    held = ExitStack()
+    read = held.enter_context(source.reading(Path()))
+    item = partial(_item, source, read, channels, image_size, told["dtype"])
+    return images_on_demand(
+        {"files": hash_of([replace(file, modified=0) for file in files])},
+        labels=[file.label for file in files],
+        item=lambda row: item(files[row]),
+        on_error=on_error,
+        max_skipped=max_skipped,
+        held=held,
+        **told,
+    )
 
 
-def _pixels(read: Any, channels: int, image_size: int | Sequence[int], dtype: str, file: File) -> np.ndarray:
-    return as_stored(decode(read(file), channels, image_size, dtype))
+def _item(source: Source, read: Any, channels: int, image_size: int | Sequence[int], dtype: str, file: File) -> Item:
+    return Item(source.place(file), file.label, lambda: as_stored(decode(read(file), channels, image_size, dtype)))

@@ -1,10 +1,9 @@
 """Images in Parquet files, or in a folder that Hugging Face's `save_to_disk` wrote."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +11,10 @@ from ddpm_cli.data.checks import check_channels, check_num_classes
 from ddpm_cli.data.prepare.cache import Blocks, cache_folder
 from ddpm_cli.data.prepare.classes import classes_of
 from ddpm_cli.data.prepare.decoding import Item, decoded
-from ddpm_cli.data.prepare.images import prepare_images
+from ddpm_cli.data.prepare.images import images_on_demand, prepare_images
 from ddpm_cli.data.prepare.listing import counted, tell
 from ddpm_cli.data.prepare.pixels import as_stored
-from ddpm_cli.data.prepare.tables import Table, open_table
+from ddpm_cli.data.prepare.tables import Row, Table, open_table
 from ddpm_cli.data.split import in_split
 from ddpm_cli.data.store import Store, fingerprint
 from ddpm_cli.errors import UserError
@@ -36,9 +35,11 @@ def parquet(
     dtype: str,
     on_error: str,
     max_skipped: float,
+    prepare: bool = True,
 ) -> Store:
     """The images of a file, or of a folder's files, in the order of the rows, prepared into `cache` (null: ROOT's
-    .prepared). `test` is every sixth row, `train` the rest."""
+    .prepared). prepare=False: each is decoded whenever it is asked for, of Arrow files. `test` is every sixth row,
+    `train` the rest."""
     check_channels(channels)
     table, cache_dir = open_table(Path(root), files, image_column, label_column), cache_folder(root, cache)
     total = len(table)
@@ -50,33 +51,42 @@ def parquet(
         told + (f"{counted(len(classes), 'class', 'classes')} in {table.label}" if labels else "no labels"),
     )
     chosen = in_split(total, split)
-    count = sum(chosen)
-    key = {"set": "parquet", "files": table.states, "image": table.image, "split": split, "channels": channels}
-    key |= {"image_size": image_size, "dtype": dtype, "on_error": on_error}
-    shape = (channels, *sides(image_size))
+    label_of = (lambda number: -1) if labels is None else labels.__getitem__
+    named = classes if labelled else ()
+    what: dict[str, Any] = {"name": Path(root).resolve().stem, "dtype": dtype, "class_names": named}
+    what |= {"item_shape": (channels, *sides(image_size))}
 
-    def items() -> Iterator[Item]:
-        for row in table.rows():
-            if chosen[row.number]:
-                label = -1 if labels is None else labels[row.number]
-                yield Item(row.place, label, partial(_pixels, row.file, channels, image_size, dtype))
+    def item(row: Row) -> Item:
+        return Item(row.place, label_of(row.number), lambda: as_stored(decode(row.file, channels, image_size, dtype)))
+
+    if not prepare:
+        _check_any_row(table)
+        any_row, numbers = table.any_row(), np.flatnonzero(chosen)
+        return images_on_demand(
+            {"files": [(name, size) for name, size, _ in table.states], "image": table.image, "split": split},
+            labels=[label_of(number) for number in numbers],
+            item=lambda row: item(any_row(int(numbers[row]))),
+            on_error=on_error,
+            max_skipped=max_skipped,
+            **what,
+        )
 
     def fill() -> Blocks:
-        skip = on_error == "skip"
-        return decoded(
-            items(), count, labelled=labelled, many="images", skip=skip, max_skipped=max_skipped
-        )  # fmt: skip
+        rows, skip = (item(row) for row in table.rows() if chosen[row.number]), on_error == "skip"
+        return decoded(rows, sum(chosen), labelled=labelled, many="images", skip=skip, max_skipped=max_skipped)
 
-    return prepare_images(
-        cache_dir,
-        {**key, "labels": fingerprint({"labels": labels, "names": classes}) if labelled else None},
-        name=Path(root).resolve().stem,
-        num_items=count,
-        item_shape=shape,
-        dtype=dtype,
-        class_names=classes if labelled else (),
-        fill=fill,
-    )
+    key = {"set": "parquet", "files": table.states, "image": table.image, "split": split, "channels": channels}
+    key |= {"image_size": image_size, "dtype": dtype, "on_error": on_error}
+    key |= {"labels": fingerprint({"labels": labels, "names": classes}) if labelled else None}
+    return prepare_images(cache_dir, key, num_items=sum(chosen), fill=fill, **what)
+
+
+def _check_any_row(table: Table) -> None:
+    if table.sequential is not None:
+        raise UserError(
+            f"dataset.prepare=false: the rows of {table.sequential} cannot be had one by one, as those of .arrow files "
+            "can; convert it (Hugging Face's save_to_disk writes them)"
+        )
 
 
 def found(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +113,3 @@ def _classes(table: Table) -> tuple[list[int] | None, tuple[str, ...]]:
             )
         names = table.names
     return labels, names
-
-
-def _pixels(file: Path | IO[bytes], channels: int, image_size: int | Sequence[int], dtype: str) -> np.ndarray:
-    return as_stored(decode(file, channels, image_size, dtype))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,11 +16,23 @@ from ddpm_cli.media.images import Images, from_uint8
 FORMAT = 1  # of prepared sets; raise it when the same settings would give other pixels
 
 
+class Items(Protocol):
+    """What a set's items are, (N, *item_shape): a Tensor, or what gives its rows as one."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def shape(self) -> torch.Size: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Tensor: ...
+    def index_select(self, dim: int, index: Tensor, /) -> Tensor: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Store:
-    """Items decoded once: in memory, or memory-mapped read-only (then never write into `items`)."""
+    """Items decoded once: in memory, or memory-mapped read-only (then never write into `items`); or on demand."""
 
-    items: Tensor  # (N, *item_shape); what its numbers mean: see to_model
+    items: Items  # (N, *item_shape); what its numbers mean: see to_model
     labels: Tensor | None  # (N,) int64 in 0..num_classes - 1
     class_names: tuple[str, ...]  # empty without labels
     name: str

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm_cli.data.store import Items
 from ddpm_cli.evaluation.metrics.base import Score, interval
 
 NEIGHBOURS = 50  # to which the nearest is compared (Carlini et al. 2023, Section 4.2)
@@ -27,7 +28,7 @@ class Nearest:
     ratio: np.ndarray  # (N,) in [0, 1]: distance over the mean distance to the NEIGHBOURS nearest; 0 of a copy
 
 
-def nearest(images: Tensor, training: Tensor, device: torch.device | str = "cpu") -> Nearest:
+def nearest(images: Tensor, training: Items, device: torch.device | str = "cpu") -> Nearest:
     """images (N, ...), training (M, ...): uint8 pixels or float32 features; Euclidean distance.
 
     Candidates are found by |a|^2 - 2 a.b + |b|^2, which near zero is rounding alone, and then measured.
@@ -47,7 +48,7 @@ def nearest(images: Tensor, training: Tensor, device: torch.device | str = "cpu"
     return Nearest(index.numpy(), distances[:, 0].numpy(), ratio.numpy())
 
 
-def _candidates(images: Tensor, training: Tensor, count: int, device: torch.device | str) -> Tensor:
+def _candidates(images: Tensor, training: Items, count: int, device: torch.device | str) -> Tensor:
     """(B, count) rows of the training set, about the nearest."""
     rows = images.to(device).flatten(1).float()
     best, where = torch.empty(len(rows), 0, device=rows.device), torch.empty(len(rows), 0, device=rows.device).long()

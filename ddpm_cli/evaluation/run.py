@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddpm_cli.build.machine import check_place, num_ranks
 from ddpm_cli.config.context import Context
+from ddpm_cli.data.store import Items
 from ddpm_cli.evaluation import memorisation, record
 from ddpm_cli.evaluation.cache import cache_dir_of
 from ddpm_cli.evaluation.evaluator import Evaluator, build_evaluator
@@ -202,8 +203,8 @@ def _memorisation(work: Work, evaluator: Evaluator, arrays: Arrays, out: Path) -
     drawn, real = torch.from_numpy(arrays[PIXELS]), subject.unseen[0].items[rows]
     pixels = (drawn, training.items, real)
     if training.items.dtype != torch.uint8:  # which differ by the same factor from what the model sees
-        pixels = (medium.to_model(drawn), training.to_model(training.items), training.to_model(real))
-    spaces: dict[str, tuple[Tensor, Tensor, Tensor]] = {
+        pixels = (medium.to_model(drawn), training.to_model(training.items[:]), training.to_model(real))
+    spaces: dict[str, tuple[Tensor, Items, Tensor]] = {
         "pixels": pixels,
         "features": (torch.from_numpy(arrays["features"]), known.features, others.features[: len(rows)]),
     }

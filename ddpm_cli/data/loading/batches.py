@@ -1,7 +1,7 @@
 """Batches as a pure function of (seed, step): order and flips come from the position in the stream of images.
 
 A set that fits lives on the GPU. One that does not stays where it is, perhaps in a file larger than the memory, and a
-thread brings each step's rows while the step before is being made.
+thread brings each step's rows while the step before is being made; so it is with what is decoded on demand.
 """
 
 import threading
@@ -53,12 +53,12 @@ class Batches:
         self.device = torch.device(device)
         self._orders: dict[int, Tensor] = {}
         self._items, self._labels = store.items, store.labels
-        if self._fits_on_device(reserved):
+        if isinstance(store.items, Tensor) and self._fits_on_device(store.items.nbytes, reserved):
             self._items = store.items.to(self.device)
             self._labels = None if store.labels is None else store.labels.to(self.device)
         self._gathered: Callable[[_Rows], _Gathered] = self._gather
         self._lock = threading.Lock()  # of the orders
-        if self.device.type == "cuda" and self._items.device != self.device:
+        if not isinstance(self._items, Tensor) or (self.device.type == "cuda" and self._items.device != self.device):
             self.gather_ahead()
 
     def gather_ahead(self) -> None:
@@ -82,10 +82,11 @@ class Batches:
         with self._lock:
             index = self._index(first, last)
         mirrored = self._mirrored(first, last)
-        if self._items.device == self.device and self.device.type != "cpu":
-            index, mirrored = self._there(self._pinned(torch.stack((index, mirrored))))  # one transfer for both
-        elif self._items.device.type == "cpu":
-            will_need(self._items, index)
+        if isinstance(self._items, Tensor):
+            if self._items.device == self.device and self.device.type != "cpu":
+                index, mirrored = self._there(self._pinned(torch.stack((index, mirrored))))  # one transfer for both
+            elif self._items.device.type == "cpu":
+                will_need(self._items, index)
         items = self._items.index_select(0, index)
         labels = None if self._labels is None else self._labels.index_select(0, index)
         return _Gathered(self._pinned(items), None if labels is None else self._pinned(labels), self._pinned(mirrored))
@@ -119,8 +120,8 @@ class Batches:
     def _there(self, x: Tensor) -> Tensor:
         return x.to(self.device, non_blocking=True)
 
-    def _fits_on_device(self, reserved: int) -> bool:
+    def _fits_on_device(self, nbytes: int, reserved: int) -> bool:
         if self.device.type != "cuda":
             return False
         free, _ = torch.cuda.mem_get_info(self.device)
-        return self.store.items.nbytes < _DEVICE_SHARE * (free - reserved)
+        return nbytes < _DEVICE_SHARE * (free - reserved)

@@ -1,6 +1,7 @@
 """Images in zip and tar archives, read where they lie: classes by folder, or in a file beside each (webdataset)."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -10,6 +11,7 @@ import shutil
 import tarfile
 import tempfile
 import threading
+import time
 import zipfile
 import zlib
 from collections import Counter
@@ -24,10 +26,12 @@ from ddpm_cli.data.prepare.classes import Value, classes_of, number_or_name
 from ddpm_cli.data.prepare.listing import IMAGES, File, Kind, Listing, check_loose, ending_of
 from ddpm_cli.errors import UserError
 from ddpm_cli.media.base import DecodeError
+from ddpm_cli.system.files import write_text
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _LABELS = ("cls", "label", "class")  # the first of them that a KEY.json has
 _SIDECARS = ("cls", "json")
+_KEPT_FROM = 1.0  # seconds that it took to list an archive, above which the list is kept
 _UNPACKERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}  # by a file's first bytes
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError)
 
@@ -56,6 +60,10 @@ class Archives:
     @property
     def key(self) -> dict[str, Any]:
         return {"archives": self.states}
+
+    @property
+    def sequential(self) -> Path | None:
+        return next((path for path in self.paths if path.suffix.lower() != ".zip" and _unpacker(path)), None)
 
     def place(self, file: File) -> str:
         member = self._members[file.path]
@@ -86,13 +94,14 @@ def archives_in(root: Path) -> tuple[Path, ...]:
     return () if images else tuple(Path(entry.path) for entry in seen if _is_archive(entry.name))
 
 
-def open_archives(paths: Sequence[Path], kind: Kind = IMAGES) -> Archives:
-    """The files of a kind in archives, in the order of the set: by class, then by archive and path."""
+def open_archives(paths: Sequence[Path], cache_dir: Path, kind: Kind = IMAGES) -> Archives:
+    """The files of a kind in archives, in the order of the set: by class, then by archive and path. What it
+    took long to find out is kept in cache_dir."""
     states = tuple((path.name, (s := path.stat()).st_size, s.st_mtime_ns) for path in paths)
     members = [
         member
         for number, (path, (_, size, modified)) in enumerate(zip(paths, states, strict=True))
-        for member in _members(number, path, size, modified)
+        for member in _members(number, path, size, modified, cache_dir)
     ]
     root = paths[0] if len(paths) == 1 else paths[0].parent
     left_out = Counter(ending_of(m.path) for m in members if ending_of(m.path) not in kind.extensions)
@@ -120,8 +129,25 @@ def _is_archive(name: str) -> bool:
 
 
 @cache
-def _members(number: int, path: Path, size: int, modified: int) -> tuple[_Member, ...]:
-    """All files of an archive but hidden ones; of two with one name the later, as unpacking would have it."""
+def _members(number: int, path: Path, size: int, modified: int, cache_dir: Path) -> tuple[_Member, ...]:
+    """All files of an archive but hidden ones; of two with one name the later, as unpacking would have it.
+
+    A tar has no directory: of many images every command, and every rank, would read all of it to know what is there.
+    """
+    index = cache_dir / f".{path.name}-{size}-{modified}.index"
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # but OSError, of a damaged one
+        rows = json.loads(index.read_text(encoding="utf-8"))
+        return tuple(_Member._make((number, *known, told and told.encode("latin-1"))) for *known, told in rows)
+    began = time.monotonic()
+    found = _listed(number, path)
+    if time.monotonic() - began > _KEPT_FROM:
+        with contextlib.suppress(OSError):  # to read the archive again is only slower
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            write_text(index, json.dumps([[*m[1:6], m.content and m.content.decode("latin-1")] for m in found]))
+    return found
+
+
+def _listed(number: int, path: Path) -> tuple[_Member, ...]:
     found: dict[str, _Member] = {}
     try:
         for member in _of_zip(number, path) if path.suffix.lower() == ".zip" else _of_tar(number, path):
@@ -228,23 +254,34 @@ def _reader(path: Path, scratch: Path) -> Iterator[Callable[[_Member], bytes]]:
         with zipfile.ZipFile(path) as opened:
             yield lambda member: _unzipped(opened, member)
         return
-    unpacker, lock = _unpacker(path), threading.Lock()
-    with ExitStack() as stack:
-        held: Any = tempfile.TemporaryFile(dir=scratch) if unpacker else open(path, "rb")  # noqa: SIM115
-        file: IO[bytes] = stack.enter_context(held)
-        if unpacker:  # once from front to back, since the set's order is not the archive's
-            with unpacker(path) as packed:
-                shutil.copyfileobj(packed, file, 2**20)
+    unpacker = _unpacker(path)
+    if unpacker is None:
+        yield lambda member: _opened_for(path, member)
+        return
+    with tempfile.TemporaryFile(dir=scratch) as file:  # once, since the set's order is not the archive's
+        with unpacker(path) as packed:
+            shutil.copyfileobj(packed, file, 2**20)
+        lock = threading.Lock()
 
         def read(member: _Member) -> bytes:
             with lock:
-                file.seek(member.offset)
-                content = file.read(member.size)
-            if len(content) < member.size:
-                raise DecodeError("the archive ends in the middle of it")
-            return content
+                return _in_tar(file, member)
 
         yield read
+
+
+def _opened_for(path: Path, member: _Member) -> bytes:
+    """Each time: there may be thousands of shards, and no more are open than are being read."""
+    with open(path, "rb") as file:
+        return _in_tar(file, member)
+
+
+def _in_tar(file: IO[bytes], member: _Member) -> bytes:
+    file.seek(member.offset)
+    content = file.read(member.size)
+    if len(content) < member.size:
+        raise DecodeError("the archive ends in the middle of it")
+    return content
 
 
 def _unzipped(opened: zipfile.ZipFile, member: _Member) -> bytes:

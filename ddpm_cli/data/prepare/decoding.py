@@ -42,14 +42,15 @@ def decoded(
     skipped: list[str] = []
     for arrays, labels, failures in in_order(work, items):
         skipped += failures
-        _check_failures(skipped, total, skip, max_skipped, many)
+        check_failures(skipped, total, skip, max_skipped, many)
         if arrays:
             yield np.stack(arrays), np.array(labels) if labelled else None
     if skipped:
         log.warning("skipped %d of %d %s: %s", len(skipped), total, many, "; ".join(skipped[:10]))
 
 
-def _check_failures(failures: list[str], total: int, skip: bool, max_skipped: float, many: str) -> None:
+def check_failures(failures: list[str], total: int, skip: bool, max_skipped: float, many: str) -> None:
+    """UserError if what failed, of `total`, is more than may be skipped."""
     most = int(total * max_skipped + 1e-9)
     rule = f"at most {100 * max_skipped:g}% of the {many}, {most} of these {total}"
     named = "; ".join(failures[:3])

@@ -21,6 +21,11 @@ class Source(Protocol):
         """What of it tells a set from others beside its files, as plain values."""
         ...
 
+    @property
+    def sequential(self) -> Path | None:
+        """An archive whose files can be had from front to back alone, if there is one."""
+        ...
+
     def place(self, file: File) -> str:
         """Where a file is, to be told."""
         ...
@@ -37,6 +42,7 @@ class Folder:
 
     root: Path
     listing: Listing
+    sequential: Path | None = None
 
     @property
     def key(self) -> dict[str, Any]:
@@ -53,5 +59,5 @@ class Folder:
 def image_source(root: Path, cache_dir: Path) -> Source:
     """The images of a folder, of an archive, or of a folder of archives."""
     if archives := archives_in(root):
-        return open_archives(archives)
+        return open_archives(archives, cache_dir)
     return Folder(root, list_files(root, cache_dir, IMAGES))

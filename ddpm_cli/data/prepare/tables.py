@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -53,6 +54,28 @@ class Table:
                 for image in batch[0]:
                     yield Row(f"{path}: row {number}", number, self._file(image))
                     number += 1
+
+    @property
+    def sequential(self) -> Path | None:
+        """A file whose rows cannot be had singly, if there is one: Parquet packs many into one piece."""
+        return next((path for path in self.files if path.suffix.lower() != ".arrow"), None)
+
+    def any_row(self) -> Callable[[int], Row]:
+        """What gives the row of a number, of Arrow files, which are mapped meanwhile."""
+        batches, firsts, total = [], [], 0
+        for path in self.files:
+            with _opened(path) as file:
+                for batch in file:
+                    batches.append((path, batch.column(batch.schema.get_field_index(self.image))))
+                    firsts.append(total)
+                    total += batch.num_rows
+
+        def row(number: int) -> Row:
+            found = bisect_right(firsts, number) - 1
+            path, column = batches[found]
+            return Row(f"{path}: row {number}", number, self._file(column[number - firsts[found]].as_py()))
+
+        return row
 
     def _file(self, image: Any) -> Path | IO[bytes]:
         """Of bytes, or {bytes, path}."""

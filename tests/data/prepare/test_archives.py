@@ -2,14 +2,14 @@
 
 import io
 import json
-import tarfile
-import zipfile
 
 import numpy as np
 import pytest
+from archive_files import write
 from PIL import Image
 
 from ddpm_cli.data.image_folder import found, image_folder
+from ddpm_cli.data.prepare import archives
 from ddpm_cli.errors import UserError
 
 YAML = {"cache": None, "channels": 1, "image_size": 4, "num_classes": None, "on_error": "stop"}
@@ -21,21 +21,6 @@ def png(value):
     content = io.BytesIO()
     Image.fromarray(np.full((4, 4), value, np.uint8)).save(content, "PNG")
     return content.getvalue()
-
-
-def write(path, contents, mode="w"):
-    """An archive of what `contents` maps names to, in that order."""
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, mode) as archive:
-            for name, content in contents.items():
-                archive.writestr(name, content)
-        return path
-    with tarfile.open(path, f"w:{path.suffix[1:]}" if path.suffix != ".tar" else "w") as archive:
-        for name, content in contents.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
 
 
 def load(root, **changed):
@@ -129,3 +114,27 @@ def test_a_changed_archive_is_prepared_anew_and_the_same_one_is_not(tmp_path, mo
     monkeypatch.undo()
     write(archive, {"cat/0.png": png(3), "dog/0.png": png(2)})
     assert load(archive).fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".zip"])
+def test_a_list_that_took_long_to_make_is_kept_and_read(tmp_path, monkeypatch, ending):
+    contents = {f"{k}.png": png(k) for k in range(4)} | {f"{k}.cls": "ä".encode() if k else b"\xff" for k in range(4)}
+    archive = write(tmp_path / f"a{ending}", contents)
+    fresh = load(archive)
+    assert not list(tmp_path.rglob("*.index"))
+    monkeypatch.setattr(archives, "_KEPT_FROM", -1.0)
+    archives._members.cache_clear()
+    load(archive)
+    (index,) = tmp_path.rglob("*.index")
+    monkeypatch.setattr(archives, "_listed", lambda *_: pytest.fail("listed again"))
+    archives._members.cache_clear()
+    kept = load(archive)
+    assert kept.class_names == fresh.class_names == ("ä", "\ufffd")
+    assert kept.fingerprint == fresh.fingerprint and kept.items.equal(fresh.items)
+    monkeypatch.undo()
+    for damage in ('[["a.png", "a.png"]]', "[[", "7", '[{"a": 1}]'):
+        index.write_text(damage)
+        archives._members.cache_clear()
+        assert load(archive).fingerprint == fresh.fingerprint
+    write(archive, {f"{k}.png": png(9) for k in range(4)})  # another archive under the name
+    assert load(archive).labels is None
