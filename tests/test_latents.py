@@ -191,3 +191,12 @@ def test_an_autoencoder_is_trained_resumed_exported_and_used(place, monkeypatch)
     assert network_of(node).factor == 2  # the same as the run's own, by its hash
     done = draw(place, "nothing", "ckpt=ae", check=False)
     assert done.returncode == 2 and "is an autoencoder, which draws nothing by itself" in done.stderr
+
+
+def test_an_exported_file_holds_the_autoencoder_and_draws_the_same_images(place, tmp_path, monkeypatch):
+    run("export", "ckpt=model", "format=safetensors", f"out_dir={tmp_path / 'file'}", cwd=place)
+    draw(place, tmp_path / "of_run")
+    monkeypatch.setattr("ddpm_cli.build.autoencoder._known", {})
+    monkeypatch.setattr("ddpm_cli.build.autoencoder._opened", lambda spec: pytest.fail(f"opened {spec}"))
+    draw(place, tmp_path / "of_file", f"ckpt={tmp_path / 'file'}")
+    assert np.array_equal(pixels(tmp_path / "of_run"), pixels(tmp_path / "of_file"))

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ddpm_cli.build.adapter import merged, open_adapter, write_adapter
-from ddpm_cli.build.autoencoder import is_autoencoder, is_of_latents
+from ddpm_cli.build.autoencoder import content_of, is_autoencoder, is_of_latents
 from ddpm_cli.build.labels import class_numbers
 from ddpm_cli.build.load import Trained, load_trained, load_weights
 from ddpm_cli.build.model import build_condition, build_denoiser, input_shape, null_label
@@ -188,7 +188,8 @@ def _as_safetensors(source: Source) -> Written:
         raise UserError("label: format=safetensors keeps all classes; leave label out, and draw with labels=3")
 
     def write(folder: Path) -> float:
-        single_file.write(folder / SINGLE_FILE, source.network.state_dict(), source.told)
+        told = source.told | content_of(source.trained.config)  # the autoencoder, so that one file is enough
+        single_file.write(folder / SINGLE_FILE, source.network.state_dict(), told)
         return _distance(source, Source(load_trained(folder), None).output)
 
     return write

@@ -34,11 +34,11 @@ def open_model(spec: str | Path, *, key: str = "ckpt") -> OpenCheckpoint:
     return OpenCheckpoint(file, content_of(weights, file, config=config, step=settings.step, data=data), [])
 
 
-def content_of(weights: Weights, file: Path, *, config: Any, step: Any, data: Any) -> Content:
+def content_of(weights: Weights, file: Path, *, config: Any, step: Any, data: Any, autoencoder: Any = None) -> Content:
     """The content of a checkpoint that holds one set of weights, and what is said of them."""
     if type(config) is not dict or type(step) is not int or type(data) is not dict:
         raise UserError(f"{file} does not say what its weights are of; it was not written by ddpm-export")
-    return {
+    content: Content = {
         "format": FORMAT,
         "step": step,
         "network": weights,
@@ -48,3 +48,6 @@ def content_of(weights: Weights, file: Path, *, config: Any, step: Any, data: An
         "version": __version__,
         "torch": str(torch.__version__),
     }
+    if autoencoder is not None:
+        content["autoencoder"] = autoencoder
+    return content
