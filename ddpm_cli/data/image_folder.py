@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_cli.data.checks import check_channels, check_num_classes
-from ddpm_cli.data.prepare.archives import archives_in, open_archives
 from ddpm_cli.data.prepare.cache import Blocks, cache_folder
 from ddpm_cli.data.prepare.decoding import Item, decoded
 from ddpm_cli.data.prepare.images import images_on_demand, prepare_images
-from ddpm_cli.data.prepare.listing import IMAGES, File, count_classes, hash_of, of_split
+from ddpm_cli.data.prepare.listing import IMAGES, File, hash_of, of_split
 from ddpm_cli.data.prepare.pixels import as_stored
-from ddpm_cli.data.prepare.sources import Source, image_source
+from ddpm_cli.data.prepare.sources import Source, classes_found, source_of
 from ddpm_cli.data.store import Store
 from ddpm_cli.errors import UserError
 from ddpm_cli.media.image_files import decode, sides
@@ -24,6 +23,7 @@ def image_folder(
     *,
     root: str,
     cache: str | None,
+    prepare: bool = True,
     split: str = "all",  # what checkpoints mean that know no splits
     channels: int,
     image_size: int | Sequence[int],
@@ -31,7 +31,6 @@ def image_folder(
     dtype: str = "uint8",
     on_error: str,
     max_skipped: float = 0.01,
-    prepare: bool = True,
 ) -> Store:
     """The images under `root`, prepared into `cache` (null: ROOT/.prepared); a changed file prepares them anew.
     prepare=False: each is decoded whenever it is asked for.
@@ -40,7 +39,7 @@ def image_folder(
     """
     check_channels(channels)
     path, cache_dir = Path(root), cache_folder(root, cache)
-    source = image_source(path, cache_dir)
+    source = source_of(path, cache_dir)
     files, classes = of_split(source.listing.files, split), source.listing.classes
     labelled = check_num_classes(num_classes, len(classes), what=str(path))
     source.listing.tell(path, IMAGES)
@@ -73,10 +72,10 @@ def paired_images(dataset: Mapping[str, Any], root: str, cache: str | None, chan
     if not str(dataset.get("_target_")).endswith(".image_folder"):
         raise UserError("condition=image pairs files by their names, which dataset=image_folder has; choose that")
     first, path, cache_dir = Path(dataset["root"]), Path(root), cache_folder(root, cache)
-    listing = image_source(first, cache_folder(dataset["root"], dataset.get("cache"))).listing
+    listing = source_of(first, cache_folder(dataset["root"], dataset.get("cache"))).listing
     files = of_split(listing.files, dataset.get("split", "all"))
     try:
-        source = image_source(path, cache_dir)
+        source = source_of(path, cache_dir)
     except UserError as error:
         raise UserError(str(error).replace("dataset.root", "condition.root")) from error
     there = {_stem(file): file for file in source.listing.files}
@@ -106,10 +105,7 @@ def _stem(file: File) -> str:
 
 def found(node: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration leaves open."""
-    root, cache_dir = Path(node["root"]), cache_folder(node["root"], node.get("cache"))
-    if archives := archives_in(root):
-        return {"num_classes": len(open_archives(archives, cache_dir).listing.classes)}
-    return {"num_classes": count_classes(root, cache_dir, IMAGES, None)}
+    return {"num_classes": classes_found(Path(node["root"]), cache_folder(node["root"], node.get("cache")))}
 
 
 def _on_demand(

@@ -25,6 +25,7 @@ def parquet(
     *,
     root: str,
     cache: str | None,
+    prepare: bool = True,
     files: str | None,
     image_column: str | None,
     label_column: str | None,
@@ -35,7 +36,6 @@ def parquet(
     dtype: str,
     on_error: str,
     max_skipped: float,
-    prepare: bool = True,
 ) -> Store:
     """The images of a file, or of a folder's files, in the order of the rows, prepared into `cache` (null: ROOT's
     .prepared). prepare=False: each is decoded whenever it is asked for, of Arrow files. `test` is every sixth row,

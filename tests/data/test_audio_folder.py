@@ -2,11 +2,12 @@
 
 import logging
 
+import archive_files
 import numpy as np
 import pytest
 import torch
 
-from ddpm_cli.data.audio_folder import audio_folder
+from ddpm_cli.data.audio_folder import audio_folder, found
 from ddpm_cli.errors import UserError
 from ddpm_cli.media.representation import STFT, Waveform
 
@@ -52,6 +53,34 @@ def test_classes_may_stand_in_the_names(tmp_path):
     for pattern, told in wrong.items():
         with pytest.raises(UserError, match=told):
             load(tmp_path, label_pattern=pattern)
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar", ".tar.gz"])
+def test_archives_are_the_set_of_their_folder(tmp_path, ending):
+    names = [f"{name}/{name}_{k}.wav" for name in ("cat", "dog") for k in range(3)]
+    for k, name in enumerate(names):
+        write(tmp_path / "folder" / name, seconds=0.1 + 0.05 * k, gain=0.1 + k / 20)
+    contents = {name: (tmp_path / "folder" / name).read_bytes() for name in reversed(names)}
+    archive = archive_files.write(tmp_path / f"a{ending}", contents | {"notes.txt": b""})
+    for changed in ({"long": "split"}, {}, {"label_pattern": "([a-z]+)_[0-9]"}, {"split": "test"}):
+        folder, packed = load(tmp_path / "folder", **changed), load(archive, **changed)
+        assert packed.class_names == folder.class_names == ("cat", "dog")
+        assert packed.labels.equal(folder.labels) and packed.items.equal(folder.items)
+        assert packed.fingerprint == folder.fingerprint
+    assert found({"root": str(archive)}) == {"num_classes": 2}
+
+
+def test_classes_stand_beside_recordings_in_shards_and_a_bad_one_is_named(tmp_path):
+    write(tmp_path / "a.wav")
+    good = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "shards").mkdir()
+    for shard in range(2):
+        contents = {"0.wav": good, "0.cls": b"dog", "1.wav": good if shard else b"RIFF", "1.json": b'{"label": "cat"}'}
+        archive_files.write(tmp_path / f"shards/{shard}.tar", contents)
+    with pytest.raises(UserError, match=r"0\.tar: 1\.wav: not a sound"):
+        load(tmp_path / "shards")
+    store = load(tmp_path / "shards", on_error="skip", max_skipped=0.5)
+    assert store.class_names == ("cat", "dog") and store.labels.tolist() == [0, 1, 1]
 
 
 def test_long_recordings_are_cut_or_split_into_pieces(tmp_path):

@@ -1,4 +1,4 @@
-"""Images in zip and tar archives, read where they lie: classes by folder, or in a file beside each (webdataset)."""
+"""Files in zip and tar archives, read where they lie: classes by folder, or in a file beside each (webdataset)."""
 
 import bz2
 import contextlib
@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from ddpm_cli.data.prepare.classes import Value, classes_of, number_or_name
+from ddpm_cli.data.prepare.classes import Value, classes_of, number_or_name, values_by_pattern
 from ddpm_cli.data.prepare.listing import IMAGES, File, Kind, Listing, check_loose, ending_of
 from ddpm_cli.errors import UserError
 from ddpm_cli.media.base import DecodeError
@@ -82,19 +82,21 @@ class Archives:
             yield read
 
 
-def archives_in(root: Path) -> tuple[Path, ...]:
-    """`root` itself if it is an archive; of a folder that holds archives and no folders and images, these."""
+def archives_in(root: Path, kind: Kind = IMAGES) -> tuple[Path, ...]:
+    """`root` itself if it is an archive; of a folder that holds archives and no folders and loose files, these."""
     if root.is_file():
         return (root,) if _is_archive(root.name) else ()
     if not root.is_dir():
         return ()
     with os.scandir(root) as entries:
         seen = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    images = any(entry.is_dir() or ending_of(entry.name) in IMAGES.extensions for entry in seen)
-    return () if images else tuple(Path(entry.path) for entry in seen if _is_archive(entry.name))
+    others = any(entry.is_dir() or ending_of(entry.name) in kind.extensions for entry in seen)
+    return () if others else tuple(Path(entry.path) for entry in seen if _is_archive(entry.name))
 
 
-def open_archives(paths: Sequence[Path], cache_dir: Path, kind: Kind = IMAGES) -> Archives:
+def open_archives(
+    paths: Sequence[Path], cache_dir: Path, kind: Kind = IMAGES, label_pattern: str | None = None
+) -> Archives:
     """The files of a kind in archives, in the order of the set: by class, then by archive and path. What it
     took long to find out is kept in cache_dir."""
     states = tuple((path.name, (s := path.stat()).st_size, s.st_mtime_ns) for path in paths)
@@ -108,7 +110,10 @@ def open_archives(paths: Sequence[Path], cache_dir: Path, kind: Kind = IMAGES) -
     chosen = _below_the_top([member for member in members if ending_of(member.path) in kind.extensions])
     if not chosen:
         raise UserError(f"dataset.root: no {kind.one} files in {root} ({' '.join(kind.extensions)})")
-    values = _values_beside(members, chosen, root)
+    if label_pattern is not None:
+        values: Sequence[Value] | None = values_by_pattern([member.path for member in chosen], label_pattern)
+    else:
+        values = _values_beside(members, chosen, root, kind)
     by_folder = values is None
     if values is None:
         check_loose(root, next((m.name for m in chosen if "/" not in m.path), None), _first_folder(chosen), kind)
@@ -209,8 +214,8 @@ def _key(path: str) -> tuple[str, str]:
     return f"{folder}/{key}", ending.lower()
 
 
-def _values_beside(members: Sequence[_Member], chosen: list[_Member], root: Path) -> list[Value] | None:
-    """The classes that KEY.cls or KEY.json tell of KEY.png; None where no image has any. Of several images with one
+def _values_beside(members: Sequence[_Member], chosen: list[_Member], root: Path, kind: Kind) -> list[Value] | None:
+    """The classes that KEY.cls or KEY.json tell of KEY.png; None where no file has any. Of several files with one
     key that which is KEY.ENDING counts: `chosen` is left with these alone."""
     told: dict[tuple[int, str], Value] = {}
     for member in members:
@@ -224,7 +229,7 @@ def _values_beside(members: Sequence[_Member], chosen: list[_Member], root: Path
     keys = [(m.archive, _key(_plain(m.name))) for m in chosen]
     if not any((archive, key) in told for archive, (key, _) in keys):
         return None
-    main = [k for k, (_, (_, ending)) in enumerate(keys) if f".{ending}" in IMAGES.extensions]
+    main = [k for k, (_, (_, ending)) in enumerate(keys) if f".{ending}" in kind.extensions]
     chosen[:] = [chosen[k] for k in main]
     rows = [(keys[k][0], keys[k][1][0]) for k in main]
     if missing := next((m.name for m, row in zip(chosen, rows, strict=True) if row not in told), None):
@@ -258,14 +263,18 @@ def _reader(path: Path, scratch: Path) -> Iterator[Callable[[_Member], bytes]]:
     if unpacker is None:
         yield lambda member: _opened_for(path, member)
         return
-    with tempfile.TemporaryFile(dir=scratch) as file:  # once, since the set's order is not the archive's
-        with unpacker(path) as packed:
-            shutil.copyfileobj(packed, file, 2**20)
-        lock = threading.Lock()
+    lock, unpacked = threading.Lock(), None
+    with ExitStack() as stack:
 
         def read(member: _Member) -> bytes:
+            nonlocal unpacked
             with lock:
-                return _in_tar(file, member)
+                if unpacked is None:  # once, and if it must be, since the set's order is not the archive's
+                    scratch.mkdir(parents=True, exist_ok=True)
+                    unpacked = stack.enter_context(tempfile.TemporaryFile(dir=scratch))
+                    with unpacker(path) as packed:
+                        shutil.copyfileobj(packed, unpacked, 2**20)
+                return _in_tar(unpacked, member)
 
         yield read
 

@@ -6,13 +6,13 @@ Nothing heavy is imported, so that a command can count classes at once.
 import hashlib
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from ddpm_cli.data.prepare.classes import values_by_pattern
 from ddpm_cli.data.split import in_split
 from ddpm_cli.errors import UserError
 from ddpm_cli.media import extensions
@@ -145,21 +145,13 @@ def _by_pattern(
     root: Path, ignore: Path | None, kind: Kind, pattern: str, others: Counter[str]
 ) -> tuple[list[File], tuple[str, ...]]:
     _check_root(root, kind)
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"dataset.label_pattern={pattern} is no regular expression: {error}") from error
-    if expression.groups != 1:
-        raise UserError(f"dataset.label_pattern={pattern} must have one group, which is the class; e.g. '^([a-z]+)_'")
     files = [_file(entry, root, -1) for entry in _files_in(root, ignore, kind, others)]
     if not files:
         raise UserError(f"dataset.root: no {kind.one} files in {root} ({' '.join(kind.extensions)})")
-    found = {file.path: expression.search(file.path) for file in files}
-    if wrong := next((path for path, match in found.items() if not match or match[1] is None), None):
-        raise UserError(f"dataset.label_pattern={pattern} finds no class in {wrong}; change it, or move the file away")
-    names = tuple(sorted({match[1] for match in found.values() if match}))
-    labels = {path: names.index(match[1]) for path, match in found.items() if match}
-    return sorted((replace(f, label=labels[f.path]) for f in files), key=lambda f: (f.label, f.path)), names
+    values = values_by_pattern([file.path for file in files], pattern)
+    names = tuple(sorted(set(values)))
+    labelled = [replace(file, label=names.index(value)) for file, value in zip(files, values, strict=True)]
+    return sorted(labelled, key=lambda f: (f.label, f.path)), names
 
 
 def check_loose(root: Path, loose: str | None, folder: str | None, kind: Kind) -> None:

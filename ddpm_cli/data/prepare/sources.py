@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from ddpm_cli.data.prepare.archives import archives_in, open_archives
-from ddpm_cli.data.prepare.listing import IMAGES, File, Listing, list_files
+from ddpm_cli.data.prepare.listing import IMAGES, File, Kind, Listing, count_classes, list_files
 
 
 class Source(Protocol):
@@ -56,8 +56,15 @@ class Folder:
         yield lambda file: self.root / file.path
 
 
-def image_source(root: Path, cache_dir: Path) -> Source:
-    """The images of a folder, of an archive, or of a folder of archives."""
-    if archives := archives_in(root):
-        return open_archives(archives, cache_dir)
-    return Folder(root, list_files(root, cache_dir, IMAGES))
+def source_of(root: Path, cache_dir: Path, kind: Kind = IMAGES, label_pattern: str | None = None) -> Source:
+    """The files of a kind in a folder, in an archive, or in a folder of archives. label_pattern: see list_files."""
+    if archives := archives_in(root, kind):
+        return open_archives(archives, cache_dir, kind, label_pattern)
+    return Folder(root, list_files(root, cache_dir, kind, label_pattern))
+
+
+def classes_found(root: Path, cache_dir: Path, kind: Kind = IMAGES, label_pattern: str | None = None) -> int:
+    """How many classes the source has."""
+    if archives_in(root, kind):
+        return len(source_of(root, cache_dir, kind, label_pattern).listing.classes)
+    return count_classes(root, cache_dir, kind, label_pattern)
