@@ -18,11 +18,12 @@ nvidia-smi -L
 $python "$here/scripts/bench_gpu.py" --seconds $(($(left) * 45 / 100)) 2>&1 | tee "$out/bench.txt"
 $python "$here/scripts/check_gpu.py" --seconds 60 2>&1 | tee "$out/check.txt"
 data=(dataset=shapes dataset.image_size=32)
-[[ -z $cifar ]] || data=(dataset=image_folder "dataset.root=$cifar" dataset.image_size=32 dataset.flip=true)
-if (($(left) > 60)); then
-    $python -m ddpm_cli.train "${data[@]}" schedule=linear model=unet_cifar10 optimizer=ddpm prediction=epsilon \
-        variance=fixed_large weighting=epsilon timesteps=uniform ema=ddpm training.batch_size=128 \
-        budget=$(($(left) - 45))s run_dir="$out/run" 2>&1 | tee "$out/train.txt"
+[[ -z $cifar ]] || data=(dataset=image_folder "dataset.root=$cifar" dataset.image_size=32)
+if (($(left) > 130)); then
+    $python -m ddpm_cli.train experiment=cifar10_fast "${data[@]}" dataset.flip=true \
+        budget=$(($(left) - 110))s run_dir="$out/run" 2>&1 | tee "$out/train.txt"
     $python -m ddpm_cli.sample ckpt="$out/run" sampler=dpmpp sampler.num_steps=20 num_images=1000 \
         out_dir="$out/samples" 2>&1 | tee "$out/sample.txt"
+    $python -m ddpm_cli.eval ckpt="$out/run" sampler=dpmpp sampler.num_steps=20 num_images=1000 metrics=[fid] \
+        features=classifier out_dir="$out/eval" 2>&1 | tee "$out/eval.txt"
 fi
