@@ -25,8 +25,6 @@ def with_values_found(cfg: Config, typed_keys: Sequence[str] = ()) -> Config:
     """The configuration with what it leaves open filled in: what the weights of `init` are of, what the files of a data
     set say of it, the numbers of a schedule that is read from a file, a vector's width, and the size of the network of
     model=auto."""
-    if cfg.get("adapter") is not None and cfg.get("init") is None:
-        raise UserError("adapter: adapters are of a trained network; name it with init=RUN, or leave adapter out")
     if cfg.get("init") is not None:
         cfg = _with_what_weights_are_of(cfg, typed_keys)
     if "path" in cfg["schedule"] and cfg["schedule"]["values"] is None:
