@@ -106,8 +106,8 @@ def contest(args: argparse.Namespace) -> None:
         for name in args.contestants.split(","):
             out = args.out / f"{name}-{seed}"
             file = out / "eval/evaluation.json"
-            if file.exists():
-                found.setdefault(name, []).append(json.loads(file.read_text())["metrics"])
+            if file.exists() and (known := json.loads(file.read_text())["metrics"]):
+                found.setdefault(name, []).append(known)
                 continue
             ours = name == "ddpm_cli"
             source = train_ours(data, args, seed, out) if ours else train_peer(name, data, args, seed, out)
