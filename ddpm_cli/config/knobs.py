@@ -86,7 +86,7 @@ TABLE: dict[str, Rule] = {
     "*.tolerance": real("a number from 1e-10 to 0.1", lambda value: 1e-10 <= value <= 0.1),
     "dataset.root": PATH,
     "dataset.cache": PATH,
-    "dataset.name": TEXT,
+    "dataset.name": replace(TEXT, example="Food101"),
     "dataset.split": one_of("train", "test", "all", "val", "trainval"),
     "dataset.channels": whole(1, 1024),  # each set says which of these it has; those of images: 1 or 3
     "dataset.image_size": either(SIDE, list_of(SIDE, length=2)),  # [height, width] of sets that are not square
