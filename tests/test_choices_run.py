@@ -76,11 +76,13 @@ def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(place, case):
         "model=edm2_digits model.dropout=0.2 optimizer=edm2 ema=power weighting=uncertainty schedule=edm prediction=v",
         "model=edm2_cifar10 optimizer=muon training.freeze=[encoder] model.checkpointing=true model.head_channels=8",
         "loss=consistency sampler=consistency model.dropout=0.2 loss.num_stages=4 training.micro_batch_size=4",
+        "model=dit_small model.channels=16 model.depth=4 model.routing=0.5 training.micro_batch_size=4",
     ],
 )
 def test_what_learns_beside_the_network_is_resumed_bit_for_bit(place, choices):
     name = choices.split()[0].replace("=", "_")
-    tiny = [text for text in TINY if "patch_size" not in text] if "model=" in choices else TINY
+    of_network = {True: "model.", False: "patch_size"}["dit" in choices]
+    tiny = [text for text in TINY if of_network not in text] if "model=" in choices else TINY
     arguments = [*tiny, *choices.split(), "training.num_steps=12", "schedule.num_timesteps=20"]
     run("train", *arguments, f"run_dir={name}_whole", cwd=place)
     run("train", *arguments, f"run_dir={name}_parts", "training.stop_at=7", cwd=place)

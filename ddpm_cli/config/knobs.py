@@ -139,6 +139,7 @@ TABLE: dict[str, Rule] = {
     "model.blocks_per_level": whole(1, 1024),
     "model.attention_levels": list_of(whole(0, 63)),
     "model.dropout": BELOW_ONE,
+    "model.routing": BELOW_ONE,
     "model.patch_size": whole(1, 1024),
     "model.dims": whole(1, 2),
     "model.head_channels": nullable(WIDTH),

@@ -36,7 +36,11 @@ class DiTBlock(Checkpointed):
 
 
 class DiT(Conditional):
-    """A transformer over patches of patch_size x patch_size pixels, for images of any size that patches fill."""
+    """A transformer over patches of patch_size x patch_size pixels, for images of any size that patches fill.
+
+    routing: the share of an image's tokens, drawn anew each time, that in training pass by the blocks in the middle
+    (TREAD, Krause et al. 2025): all but the first and the last sixth of them, of each at least one.
+    """
 
     def __init__(
         self,
@@ -50,10 +54,14 @@ class DiT(Conditional):
         heads: int,
         patch_size: int,
         mlp_ratio: int,
+        routing: float = 0.0,
         checkpointing: bool = False,
         vector_dim: int = 0,
     ) -> None:
         super().__init__(in_channels, out_channels, num_classes=num_classes, class_conditional=class_conditional)
+        if routing and depth < 3:
+            raise ValueError(f"model.routing={routing:g} passes by the middle of at least 3 blocks, got {depth}")
+        self.routing = routing
         if not isinstance(channels, int):
             raise ValueError(f"model.channels must be one number for a transformer, got {channels}")
         check_settings(channels, depth, heads)
@@ -91,11 +99,28 @@ class DiT(Conditional):
         h, w = patches.shape[2:]
         tokens = self.patch_in(patches.flatten(2).transpose(1, 2))
         tokens = tokens + positions(h, w, self.channels, x.device).to(tokens.dtype)
-        for block in self.blocks:
-            tokens = block(tokens, c)
+        tokens = self._through_blocks(tokens, c)
         shift, scale = self.modulation(c)[:, None].chunk(2, dim=2)
         patches = self.patch_out(modulated(tokens, shift, scale)).transpose(1, 2).unflatten(2, (h, w))
         return F.pixel_shuffle(patches, self.patch_size)
+
+    def _through_blocks(self, tokens: Tensor, c: Tensor) -> Tensor:
+        ends = max(1, len(self.blocks) // 6) if self.training and self.routing else len(self.blocks)
+        for block in self.blocks[:ends]:
+            tokens = block(tokens, c)
+        if ends == len(self.blocks):
+            return tokens
+        kept = max(1, round(tokens.shape[1] * (1 - self.routing)))
+        # From the generators that dropout draws from, so that it is a function of seed and step.
+        order = torch.rand(tokens.shape[:2], device=tokens.device).argsort(dim=1)[:, :kept, None]
+        index = order.expand(-1, -1, tokens.shape[2])
+        some = tokens.gather(1, index)
+        for block in self.blocks[ends:-ends]:
+            some = block(some, c)
+        tokens = tokens.scatter(1, index, some.to(tokens.dtype))
+        for block in self.blocks[-ends:]:
+            tokens = block(tokens, c)
+        return tokens
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

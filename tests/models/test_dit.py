@@ -109,6 +109,7 @@ def test_non_square_images_and_every_condition_count(awake):
         ({"channels": 30}, "model.channels must be a multiple of 4"),
         ({"heads": 5}, "model.heads must divide model.channels=32, got 5"),
         ({"depth": 0}, "model.depth must be at least 1, got 0"),
+        ({"depth": 2, "routing": 0.5}, "passes by the middle of at least 3 blocks, got 2"),
         ({"class_conditional": True, "num_classes": None}, "model.class_conditional=true"),
     ],
 )
@@ -120,3 +121,36 @@ def test_settings_that_make_no_network_are_refused(changes, message):
 def test_size_that_patches_do_not_fill_is_refused():
     with pytest.raises(ValueError, match=r"model.patch_size must divide .* got 2 for 8x7"):
         dit().check_input((3, 8, 7))
+
+
+def test_routing_is_of_training_alone(awake):
+    whole = awake(dit(depth=4)).eval()
+    routed = dit(depth=4, routing=0.5).eval()
+    routed.load_state_dict(whole.state_dict())
+    x, time = torch.randn(2, 3, 8, 8), torch.tensor([5.0, 500.0])
+    assert routed(x, time, None).equal(whole(x, time, None))
+    assert not routed.train()(x, time, None).equal(whole(x, time, None))
+
+
+@pytest.mark.parametrize(("depth", "ends"), [(3, 1), (6, 1), (12, 2)])
+def test_other_tokens_of_each_image_pass_by_the_middle_blocks(depth, ends):
+    network, seen = dit(depth=depth, routing=0.75).train(), []
+    for number, block in enumerate(network.blocks):
+        middle = ends <= number < depth - ends
+        block.compute = lambda x, c, middle=middle: seen.append(x.shape[1]) or x + middle
+    tokens = torch.randn(8, 16, 32)
+    torch.manual_seed(0)
+    added = network._through_blocks(tokens, torch.zeros(8, 32)) - tokens
+    assert seen == [16] * ends + [4] * (depth - 2 * ends) + [16] * ends
+    added = added.round()
+    assert added.eq(added[..., :1]).all() and set(added[..., 0].unique().tolist()) == {0, depth - 2 * ends}
+    assert added[..., 0].count_nonzero(dim=1).tolist() == [4] * 8 and len(added[..., 0].unique(dim=0)) > 4
+    torch.manual_seed(0)
+    assert (network._through_blocks(tokens, torch.zeros(8, 32)) - tokens).round().equal(added)
+
+
+def test_gradients_reach_all_tokens_and_all_blocks_under_routing(awake):
+    network = awake(dit(depth=4, routing=0.5)).train()
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    network(x, torch.tensor([5.0, 500.0]), None).square().sum().backward()
+    assert (x.grad != 0).all() and all(p.grad is not None for p in network.blocks.parameters())
