@@ -152,10 +152,10 @@ CROSS_CHECKS: list[Check] = [
     _best_is_measured,
     _budget_counts_no_evaluations,
     _noise_is_of_halves,
-    _adapters_have_a_base,
 ]
 # Of what a command cannot do without; `--cfg` shows a configuration that is not complete.
 COMPLETE_CHECKS: list[Check] = [
+    _adapters_have_a_base,
     _one_source_of_images,
     _images_have_data_and_no_likelihood,
     _edit_has_a_source,

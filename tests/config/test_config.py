@@ -45,6 +45,7 @@ REQUIRED = {
     "interpolate": ["edit.image=a.png", "edit.to=b.png"],
     "image": ["dataset=image_folder", "dataset.root=pictures", "condition.root=edges"],
     "vector": ["condition.path=vectors.npy"],
+    "lora": ["init=RUN"],
 }
 
 
