@@ -83,7 +83,7 @@ def grain(images: np.ndarray) -> float:
 
 def real_grain(data: list[str]) -> float:
     items = build_data(configuration("train", *data)).items
-    return grain(np.moveaxis(items[:1000].numpy(), 1, -1))
+    return grain(np.moveaxis(items[:: max(1, len(items) // 1000)].numpy(), 1, -1))
 
 
 def side_by_side(args: argparse.Namespace, shown: int = 40) -> Path:
