@@ -24,7 +24,7 @@ from ddpm_cli.build.found import with_values_found
 from ddpm_cli.build.latents import with_latents_scaled
 from ddpm_cli.build.machine import environment
 from ddpm_cli.build.model import ema_denoiser
-from ddpm_cli.build.summary import describe
+from ddpm_cli.build.summary import describe, repeated
 from ddpm_cli.build.trainer import Parts, assembled, build_data, build_parts, work_of
 from ddpm_cli.config.context import Context
 from ddpm_cli.data.store import Store
@@ -283,5 +283,8 @@ def _announce(opened: Opened, ready: Ready, pending: bool) -> None:
     )  # fmt: skip
     if told := ready.train_step.lr_told(step):
         log.info("%s", told)
+    images_seen = end * ready.cfg["training"]["batch_size"]
+    if told := repeated(len(store), store.medium.many, images_seen):
+        log.warning("%s", told)
     if machine.compile:
         log.info("compiling the network, about a minute; compile=false skips it")

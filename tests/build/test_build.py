@@ -8,7 +8,7 @@ import torch
 from ddpm_cli.build.instantiate import make
 from ddpm_cli.build.model import build_denoiser, build_sampler, null_label
 from ddpm_cli.build.network_size import with_network_sized
-from ddpm_cli.build.summary import describe
+from ddpm_cli.build.summary import describe, repeated
 from ddpm_cli.build.trainer import build_objective, build_optimizer, build_parts, build_state
 from ddpm_cli.config.check import configuration
 from ddpm_cli.config.compose import Composer, plain
@@ -236,3 +236,9 @@ def test_what_an_axis_offers_is_no_option_of_it(group):
 def test_a_width_where_a_list_is_wanted_and_the_reverse_is_told(choice):
     with pytest.raises(UserError, match=r"model\.channels must be"):
         build_denoiser(configuration("train", *f"model={choice}".split()))
+
+
+def test_what_is_learnt_by_heart_is_said_of_small_sets_seen_often():
+    assert repeated(167, "images", 167 * 795).startswith("each of the 167 images is seen 795 times: expect copies")
+    assert "memorisation" not in repeated(20, "sounds", 20_000)
+    assert repeated(167, "images", 167 * 100) is None and repeated(50_000, "images", 10**9) is None
