@@ -164,6 +164,7 @@ def test_a_run_that_goes_on_says_that_what_lies_beside_its_items_is_another(plac
     assert "the data set is not the one of the checkpoint" in done.stderr
 
 
+DEMANDED = "dataset=image_folder dataset.root=photos dataset.prepare=false dataset.on_error=skip"
 REFUSED = {
     "no squares": ("train", "dataset=shapes condition=low_resolution condition.factor=3", "condition.factor=3"),
     "no colour": ("train", "dataset=digits condition=grey", "in colour"),
@@ -172,6 +173,7 @@ REFUSED = {
     "no numbers": ("train", "dataset=digits condition=vector condition.path=old.jpg", "no .npy file"),
     "no images": ("train", "dataset=image_folder dataset.root=photos condition=image condition.root=empty", "n.root"),
     "too few rows": ("train", "dataset=digits condition=vector condition.path=two.npy", "one row for each"),
+    "shifted": ("train", f"{DEMANDED} condition=vector condition.path=vectors.npy", "dataset.on_error=stop"),
     "falls": ("train", "dataset=digits condition=mask condition.share=[0.5,0.2]", "condition.share must rise"),
     "another one": ("train", "resume=mask condition=low_resolution", "cannot change on resume"),
     "without one": ("sample", "ckpt=noise_alone conditions=small", "leave it out"),

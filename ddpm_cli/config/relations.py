@@ -119,6 +119,15 @@ def _sides_are_of_sets_that_have_them(config: Config) -> str | None:
     return f"dataset.image_size={size}: the images of this set are squares; give one number" if squares else None
 
 
+def _what_lies_beside_an_image_stays_with_it(config: Config) -> str | None:
+    node = config.get("condition")
+    beside = isinstance(node, dict) and ("root" in node or "path" in node)
+    skipping = tree.get(config, "dataset.prepare") is False and tree.get(config, "dataset.on_error") == "skip"
+    if not (beside and skipping):
+        return None
+    return "dataset.on_error=skip puts another image beside what a condition's files hold; set dataset.on_error=stop"
+
+
 def _adapters_have_a_base(config: Config) -> str | None:
     known = config.get("adapter") is None or "init" not in config or config["init"] is not None
     if known or config.get("resume") is not None:  # whose stored configuration names it
@@ -152,6 +161,7 @@ CROSS_CHECKS: list[Check] = [
     _best_is_measured,
     _budget_counts_no_evaluations,
     _noise_is_of_halves,
+    _what_lies_beside_an_image_stays_with_it,
 ]
 # Of what a command cannot do without; `--cfg` shows a configuration that is not complete.
 COMPLETE_CHECKS: list[Check] = [
