@@ -74,7 +74,9 @@ def place(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("title", TITLES)
+@pytest.mark.parametrize(
+    "title", [pytest.param(title, marks=pytest.mark.slow) if "Latents" in title else title for title in TITLES]
+)
 def test_the_lines_of_a_section_run_in_turn(title, place, monkeypatch):
     monkeypatch.setattr("ddpm_cli.data.torchvision_sets.open_set", opened)
     monkeypatch.setattr("ddpm_cli.cli.preflight.check_trackers", lambda config: None)
