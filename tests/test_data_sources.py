@@ -130,6 +130,11 @@ def test_what_is_decoded_on_demand_trains_the_same_weights_and_keeps_nothing(pla
         "run_dir=demanded", cwd=place)  # fmt: skip
     run("eval", "ckpt=demanded", *knobs, "out_dir=of_demanded", cwd=place)
     assert "memorisation_pixels" in json.loads((place / "of_demanded/evaluation.json").read_text())["metrics"]
+    run("eval", "ckpt=demanded", *knobs[:3], "metrics=[fid]", "data=terabytes", "out_dir=of_all", cwd=place)
+    assert not list((place / "terabytes").rglob("items.npy"))
+    knobs[3] = "metrics=[memorisation]"
+    done = run("eval", f"ckpt={folders[1]}", *knobs, "out_dir=of_others", cwd=place, check=False)
+    assert done.returncode == 2 and "train with dataset.split=train" in done.stderr
 
 
 def test_images_of_sixteen_bits_are_drawn_in_sixteen(place, train):

@@ -100,7 +100,8 @@ def open_subject(cfg: Config, typed_keys: Sequence[str]) -> Subject:
         training, unseen, likelihood = build_data(data), held_out(data), None
     for name in ("memorisation", "nll"):
         if name in cfg["metrics"] and unseen is None:
-            raise UserError(f"metrics: {name} needs images that were not trained on, and {training.name} has no others")
+            told = f"metrics: {name} needs images that were not trained on, and {training.name} has no others"
+            raise UserError(f"{told}; train with dataset.split=train, which leaves some out")
     if "nll" in cfg["metrics"] and training.items.dtype != torch.uint8:
         raise UserError(f"metrics: nll is of pixels of 8 bits, and {training.name} holds others; leave it out")
     if "nll" in cfg["metrics"] and unseen is not None and pipeline is not None:
@@ -171,7 +172,7 @@ def compared_with(name: str | None, root: str | None, trained: Config | None, si
     elif Path(name).exists():
         kind = "audio_folder" if representation is not None else kind_of(Path(name))
         node = configuration("train", f"dataset={kind}", f"dataset.root={quoted(name)}")["dataset"] | shape
-        node |= _like(trained, node)
+        node |= _like(trained, node) | _unprepared(trained, node)
         node |= described(node, [key for key in FOUND if node.get(key, 0) is None and key != "num_classes"])
     else:
         known = ", ".join(option for option in options_of("dataset") if option not in _FILES)
@@ -222,3 +223,10 @@ def _enough(total: int, cfg: Config) -> int:
         least = max(FEWEST[name] for name in wanting)
         raise UserError(f"{', '.join(wanting)} of {total} image(s): at least {least} are needed, and 5,000 are usual")
     return total
+
+
+def _unprepared(trained: Config | None, node: Config) -> Config:
+    """Of data that a model was trained on without a prepared copy none is made here either."""
+    told = (trained or {}).get("dataset", {})
+    same = told.get("prepare") is False and Path(told["root"]).resolve() == Path(node["root"]).resolve()
+    return {"prepare": False} if same and "prepare" in node else {}

@@ -66,7 +66,7 @@ def follow(place: Place, store: dist.Store) -> None:
         except Exception as error:
             log.exception("this rank cannot go on")
             why = str(error) if isinstance(error, (UserError, WorldError)) else f"{type(error).__name__}: {error}"
-            store.set(FAILED, f"rank {place.rank} failed ({' '.join(why.split())[:300]})")
+            store.set(FAILED, f"rank {place.rank} failed ({'; '.join(why.splitlines())[:300]})")
             raise
     dist.destroy_process_group()
 

@@ -39,6 +39,12 @@ def test_images_and_labels_match(tmp_path):
     assert store.name == tmp_path.name
 
 
+def test_a_folder_of_tables_names_their_kind(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match="no image files in .*; is dataset=parquet meant"):
+        load(tmp_path)
+
+
 def test_a_flat_folder_has_no_labels(tmp_path):
     draw(tmp_path, "x.png", "y.png")
     store = load(tmp_path)

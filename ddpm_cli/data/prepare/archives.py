@@ -97,16 +97,11 @@ def archives_in(root: Path, kind: Kind = IMAGES) -> tuple[Path, ...]:
 def open_archives(
     paths: Sequence[Path], cache_dir: Path, kind: Kind = IMAGES, label_pattern: str | None = None
 ) -> Archives:
-    """The files of a kind in archives, in the order of the set: by class, then by archive and path. What it
-    took long to find out is kept in cache_dir."""
+    """The files of a kind, in the order of the set: by class, then by archive and path. cache_dir: see _members."""
     states = tuple((path.name, (s := path.stat()).st_size, s.st_mtime_ns) for path in paths)
-    members = [
-        member
-        for number, (path, (_, size, modified)) in enumerate(zip(paths, states, strict=True))
-        for member in _members(number, path, size, modified, cache_dir)
-    ]
+    each = enumerate(zip(paths, states, strict=True))
+    members = [m for number, (path, state) in each for m in _members(number, path, *state[1:], cache_dir)]
     root = paths[0] if len(paths) == 1 else paths[0].parent
-    left_out = Counter(ending_of(m.path) for m in members if ending_of(m.path) not in kind.extensions)
     chosen = _below_the_top([member for member in members if ending_of(member.path) in kind.extensions])
     if not chosen:
         raise UserError(f"dataset.root: no {kind.one} files in {root} ({' '.join(kind.extensions)})")
@@ -115,6 +110,8 @@ def open_archives(
     else:
         values = _values_beside(members, chosen, root, kind)
     by_folder = values is None
+    used = (*kind.extensions, *(() if by_folder else (f".{ending}" for ending in _SIDECARS)))
+    left_out = Counter(ending for member in members if (ending := ending_of(member.path)) not in used)
     if values is None:
         check_loose(root, next((m.name for m in chosen if "/" not in m.path), None), _first_folder(chosen), kind)
         values = [member.path.partition("/")[0] for member in chosen] if _first_folder(chosen) else None

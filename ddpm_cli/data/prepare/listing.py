@@ -96,7 +96,9 @@ def class_folders(root: Path, ignore: Path | None = None, kind: Kind = IMAGES) -
     folders = tuple(name for name, some in has_files.items() if some)
     check_loose(root, loose, folders[0] if folders else None, kind)
     if not loose and not folders:
-        raise UserError(f"dataset.root: no {kind.one} files in {root} ({' '.join(kind.extensions)})")
+        other = next((_OTHER_SETS[end] for entry in entries if (end := ending_of(entry.name)) in _OTHER_SETS), None)
+        meant = f"; is dataset={other} meant?" if other else ""
+        raise UserError(f"dataset.root: no {kind.one} files in {root} ({' '.join(kind.extensions)}){meant}")
     empty = [name for name, some in has_files.items() if not some]
     if folders and empty:  # a class that lost its images would shift the numbers of those after it
         raise UserError(f"dataset.root: the class folder {root / empty[0]} holds no {kind.one}s; remove it, or fill it")

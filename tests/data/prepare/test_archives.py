@@ -58,6 +58,10 @@ def test_classes_stand_beside_the_images_as_in_webdataset(tmp_path):
         contents |= {f"{k}.seg.png": png(200), f"{k}.cls": name.encode(), f"{k}.png": png(k)}
     store = load(write(tmp_path / "names.tar", contents))
     assert store.class_names == ("cat", "dog") and store.labels.tolist() == [0, 1, 1]
+    archive = tmp_path / "names.tar"
+    assert not archives.open_archives([archive], tmp_path).listing.left_out  # what says the classes is used
+    unused = write(tmp_path / "unused.tar", {"a/0.png": png(0), "a/notes.txt": b"", "a/x.json": b"{}"})
+    assert archives.open_archives([unused], tmp_path).listing.left_out == {".txt": 1, ".json": 1}
     assert store.items[:, 0, 0, 0].tolist() == [1, 0, 2]
     contents = {f"{k}.png": png(k) for k in range(3)}
     contents |= {f"{k}.json": json.dumps({"caption": "x", "label": 2 * (k % 2)}).encode() for k in range(3)}
