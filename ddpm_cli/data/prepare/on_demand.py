@@ -29,8 +29,6 @@ class OnDemand:
     max_skipped of all; else, and beyond that, WorldError.
     """
 
-    device = torch.device("cpu")
-
     def __init__(
         self,
         item: Callable[[int], Item],
@@ -80,15 +78,15 @@ class OnDemand:
 
     def _failed(self, row: int, what: str) -> None:
         with self._lock:
-            if row in self._failures:
-                return
+            known = row in self._failures
             self._failures[row] = what
             failures = list(self._failures.values())
         try:
             check_failures(failures, len(self), self._skip, self._max_skipped, self._many)
         except UserError as error:  # in the midst of a run, whose command line was right
             raise WorldError(str(error)) from error
-        log.warning("skipped %s; the next of its class stands in its place", what)
+        if not known:
+            log.warning("skipped %s; the next of its class stands in its place", what)
 
     def _next_of_class(self, row: int) -> int:
         same = np.flatnonzero(self._labels == self._labels[row])
