@@ -63,7 +63,7 @@ def parquet(
         _check_any_row(table)
         any_row, numbers = table.any_row(), np.flatnonzero(chosen)
         return images_on_demand(
-            {"files": [(name, size) for name, size, _ in table.states], "image": table.image, "split": split},
+            {"files": [state[:2] for state in table.states], "columns": (table.image, table.label), "split": split},
             labels=[label_of(number) for number in numbers],
             item=lambda row: item(any_row(int(numbers[row]))),
             on_error=on_error,

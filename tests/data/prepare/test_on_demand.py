@@ -112,7 +112,8 @@ def test_arrow_rows_are_had_one_by_one_and_parquet_is_refused(tmp_path):
     pyarrow = pytest.importorskip("pyarrow", reason='needs pip install "ddpm_cli[parquet]"')
     from pyarrow.parquet import write_table
 
-    table = pyarrow.table({"image": [png(k) for k in range(20)], "label": [k % 3 for k in range(20)]})
+    labels = {"label": [k % 3 for k in range(20)], "turned": [2 - k % 3 for k in range(20)]}
+    table = pyarrow.table({"image": [png(k) for k in range(20)], **labels})
     for part in range(2):
         path = str(tmp_path / f"data-{part}.arrow")
         with pyarrow.OSFile(path, "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
@@ -147,8 +148,9 @@ def test_the_next_of_its_class_stands_in_the_place_of_one_that_is_skipped(folder
         assert items[[4, 9, 10]].equal(items[[5, 0, 10]])
     assert caplog.text.count("cat/04.png") == 1  # told once
     (folder / "dog/03.png").write_bytes(b"no image")
-    with pytest.raises(WorldError, match=r"3 cannot be read"):
-        items[[13]]
+    for _ in range(2):
+        with pytest.raises(WorldError, match=r"3 cannot be read"):
+            items[[13]]
 
 
 def test_a_class_without_one_good_image_ends(folder):
