@@ -1,7 +1,6 @@
 """Files in zip and tar archives, read where they lie: classes by folder, or in a file beside each (webdataset)."""
 
 import bz2
-import contextlib
 import gzip
 import io
 import json
@@ -16,7 +15,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,7 +44,7 @@ class _Member(NamedTuple):
     size: int
     changed: int  # what tells it from an earlier one: seconds, or a checksum
     offset: int  # of its bytes in a tar that is not compressed
-    content: bytes | None  # of what says a class
+    content: str | None  # of what says a class
 
 
 @dataclass(frozen=True)
@@ -137,15 +136,15 @@ def _members(number: int, path: Path, size: int, modified: int, cache_dir: Path)
     A tar has no directory: of many images every command, and every rank, would read all of it to know what is there.
     """
     index = cache_dir / f".{path.name}-{size}-{modified}.index"
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # but OSError, of a damaged one
+    with suppress(OSError, ValueError, TypeError):  # but OSError, of a damaged one
         rows = json.loads(index.read_text(encoding="utf-8"))
-        return tuple(_Member._make((number, *known, told and told.encode("latin-1"))) for *known, told in rows)
+        return tuple(_Member._make((number, *row)) for row in rows)
     began = time.monotonic()
     found = _listed(number, path)
     if time.monotonic() - began > _KEPT_FROM:
-        with contextlib.suppress(OSError):  # to read the archive again is only slower
+        with suppress(OSError):  # to read the archive again is only slower
             cache_dir.mkdir(parents=True, exist_ok=True)
-            write_text(index, json.dumps([[*m[1:6], m.content and m.content.decode("latin-1")] for m in found]))
+            write_text(index, json.dumps([member[1:] for member in found]))
     return found
 
 
@@ -166,7 +165,7 @@ def _of_zip(number: int, path: Path) -> Iterator[_Member]:
         for info in opened.infolist():
             if not info.is_dir():
                 name = _plain(info.filename)
-                content = opened.read(info) if _key(name)[1] in _SIDECARS else None
+                content = _text(opened.read(info)) if _key(name)[1] in _SIDECARS else None
                 yield _Member(number, info.filename, name, info.file_size, info.CRC, 0, content)
 
 
@@ -176,7 +175,7 @@ def _of_tar(number: int, path: Path) -> Iterator[_Member]:
             if info.isreg():
                 name = _plain(info.name)
                 file = opened.extractfile(info) if _key(name)[1] in _SIDECARS else None
-                content = None if file is None else file.read()
+                content = None if file is None else _text(file.read())
                 yield _Member(number, info.name, name, info.size, int(info.mtime), info.offset_data, content)
         if not _unpacker(path) and not _ends_at(path, opened.offset):
             raise EOFError("it is cut off")
@@ -187,6 +186,10 @@ def _ends_at(path: Path, offset: int) -> bool:
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(512) == bytes(512)
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8-sig", errors="replace")
 
 
 def _plain(name: str) -> str:
@@ -218,7 +221,7 @@ def _values_beside(members: Sequence[_Member], chosen: list[_Member], root: Path
     for member in members:
         key, ending = _key(_plain(member.name))
         if ending == "cls" and member.content is not None:
-            told[member.archive, key] = number_or_name(member.content.decode(errors="replace").strip())
+            told[member.archive, key] = number_or_name(member.content.strip())
         elif ending == "json" and member.content is not None:
             value = _value_in(member, root)
             if value is not None:
@@ -236,7 +239,7 @@ def _values_beside(members: Sequence[_Member], chosen: list[_Member], root: Path
 
 def _value_in(member: _Member, root: Path) -> Value | None:
     try:
-        table = json.loads(member.content or b"")
+        table = json.loads(member.content or "")
     except ValueError as error:
         raise UserError(f"dataset.root: {root}: {member.name} is no JSON ({error}); correct it") from error
     value = next((table[key] for key in _LABELS if key in table), None) if isinstance(table, dict) else None

@@ -123,7 +123,7 @@ def test_a_changed_archive_is_prepared_anew_and_the_same_one_is_not(tmp_path, mo
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".zip"])
 def test_a_list_that_took_long_to_make_is_kept_and_read(tmp_path, monkeypatch, ending):
     contents = {f"{k}.png": png(k) for k in range(4)} | {f"{k}.cls": "ä".encode() if k else b"\xff" for k in range(4)}
-    archive = write(tmp_path / f"a{ending}", contents)
+    archive = write(tmp_path / f"a{ending}", contents | {"other.cls": b""})
     fresh = load(archive)
     assert not list(tmp_path.rglob("*.index"))
     monkeypatch.setattr(archives, "_KEPT_FROM", -1.0)
