@@ -81,7 +81,7 @@ def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(place, case):
 )
 def test_what_learns_beside_the_network_is_resumed_bit_for_bit(place, choices):
     name = choices.split()[0].replace("=", "_")
-    of_network = {True: "model.", False: "patch_size"}["dit" in choices]
+    of_network = "model." if "model=dit" in choices else "patch_size"
     tiny = [text for text in TINY if of_network not in text] if "model=" in choices else TINY
     arguments = [*tiny, *choices.split(), "training.num_steps=12", "schedule.num_timesteps=20"]
     run("train", *arguments, f"run_dir={name}_whole", cwd=place)

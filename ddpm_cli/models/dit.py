@@ -105,20 +105,22 @@ class DiT(Conditional):
         return F.pixel_shuffle(patches, self.patch_size)
 
     def _through_blocks(self, tokens: Tensor, c: Tensor) -> Tensor:
-        ends = max(1, len(self.blocks) // 6) if self.training and self.routing else len(self.blocks)
-        for block in self.blocks[:ends]:
+        """tokens: (B, N, C); c: (B, C), as the blocks take it -> (B, N, C)."""
+        blocks = list(self.blocks)
+        ends = max(1, len(blocks) // 6) if self.training and self.routing else len(blocks)
+        for block in blocks[:ends]:
             tokens = block(tokens, c)
-        if ends == len(self.blocks):
+        if ends == len(blocks):
             return tokens
         kept = max(1, round(tokens.shape[1] * (1 - self.routing)))
         # From the generators that dropout draws from, so that it is a function of seed and step.
         order = torch.rand(tokens.shape[:2], device=tokens.device).argsort(dim=1)[:, :kept, None]
         index = order.expand(-1, -1, tokens.shape[2])
         some = tokens.gather(1, index)
-        for block in self.blocks[ends:-ends]:
+        for block in blocks[ends:-ends]:
             some = block(some, c)
         tokens = tokens.scatter(1, index, some.to(tokens.dtype))
-        for block in self.blocks[-ends:]:
+        for block in blocks[-ends:]:
             tokens = block(tokens, c)
         return tokens
 
