@@ -66,7 +66,8 @@ def follow(place: Place, store: dist.Store) -> None:
         except Exception as error:
             log.exception("this rank cannot go on")
             why = str(error) if isinstance(error, (UserError, WorldError)) else f"{type(error).__name__}: {error}"
-            store.set(FAILED, f"rank {place.rank} failed ({'; '.join(why.splitlines())[:300]})")
+            told = "; ".join(" ".join(line.split()) for line in why.splitlines() if line.strip())
+            store.set(FAILED, f"rank {place.rank} failed ({told[:300]})")
             raise
     dist.destroy_process_group()
 

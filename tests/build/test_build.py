@@ -242,3 +242,8 @@ def test_what_is_learnt_by_heart_is_said_of_small_sets_seen_often():
     assert repeated(167, "images", 167 * 795).startswith("each of the 167 images is seen 795 times: expect copies")
     assert "memorisation" not in repeated(20, "sounds", 20_000)
     assert repeated(167, "images", 167 * 100) is None and repeated(50_000, "images", 10**9) is None
+
+
+@pytest.mark.parametrize("num_samples", [2048, 3000, 5985, 8000])
+def test_spectra_of_any_length_fit_the_default_network(num_samples):
+    build_denoiser(configuration("train", "dataset=tones", f"dataset.num_samples={num_samples}"))
