@@ -8,6 +8,7 @@ images in --root. The same command goes on where it was stopped, and with furthe
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,10 +38,16 @@ def command(door: str, *words: str) -> str:
     return done.stdout.strip().rpartition("\n")[2]
 
 
+def finished(run: Path) -> bool:
+    result = run / "result.json"
+    return result.exists() and json.loads(result.read_text())["status"] == "done"
+
+
 def train_ours(data: list[str], args: argparse.Namespace, seed: int, out: Path) -> str:
     """ddpm-train with a budget and nothing else but what --ours adds."""
     run = out / "run"
-    if not run.exists():
+    if not finished(run):  # a training that was stopped has had its minutes, and begins anew
+        shutil.rmtree(run, ignore_errors=True)
         command("train", *data, f"budget={args.minutes:g}m", f"seed={seed}", f"run_dir={run}", *args.ours.split())
     labels = ["labels=each"] if args.labelled else []
     drawn = [f"ckpt={run}", f"num_images={args.num_images}", *labels, f"out_dir={out / 'samples'}"]
