@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm_cli.models.attention import attend
 from ddpm_cli.models.blocks import double, halve
 from ddpm_cli.models.checkpointed import Checkpointed, checkpoint_blocks
 from ddpm_cli.models.conditioning import Cond, Conditional
+from ddpm_cli.models.dropout import dropout
 from ddpm_cli.models.magnitude import (
     MPClassEmbedding,
     MPConv,
@@ -53,7 +53,7 @@ class Residual(nn.Module):
         y = self.conv1(mp_silu(x))
         scale = 1 + self.emb_gain * self.emb_proj(emb)
         y = mp_silu(y * scale.to(y.dtype)[:, :, None, None])
-        return self.conv2(F.dropout(y, self.dropout, self.training))
+        return self.conv2(dropout(y, self.dropout, self.training))
 
 
 class CosineAttention(nn.Module):
