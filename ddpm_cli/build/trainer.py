@@ -190,8 +190,11 @@ def build_augment(cfg: Config, network: nn.Module) -> GeometricAugment | None:
     return GeometricAugment(probability) if probability else None
 
 
-def build_optimizer(cfg: Config, network: nn.Module, learned: Iterable[nn.Module] = ()) -> torch.optim.Optimizer:
-    """The optimiser of all that is trained, fused into one kernel where it can be.
+def build_optimizer(
+    cfg: Config, network: nn.Module, learned: Iterable[nn.Module] = (), precision: str = "fp32"
+) -> torch.optim.Optimizer:
+    """The optimiser of all that is trained, fused into one kernel where it can be. precision: of the run; one that
+    multiplies matrices may do that in bf16 too.
 
     weight_decay_of=matrices leaves norms, biases, embeddings and what learns beside the network without decay: nothing
     is gained by drawing a gain, whose neutral value is 1, or the log of an error to 0. all: as runs have it that were
@@ -206,7 +209,8 @@ def build_optimizer(cfg: Config, network: nn.Module, learned: Iterable[nn.Module
             {"params": [p for p in trained if id(p) in matrices]},
             {"params": [p for p in trained if id(p) not in matrices], "weight_decay": 0.0},
         ]
-    return make_asking("optimizer", cfg["optimizer"], cfg.get("trust", []), params=groups, fused=True)
+    offered = {"fused": True, "compute_dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
+    return make_asking("optimizer", cfg["optimizer"], cfg.get("trust", []), params=groups, **offered)
 
 
 def freeze(network: nn.Module, names: Sequence[str]) -> None:
@@ -234,7 +238,8 @@ def build_state(cfg: Config, parts: Parts) -> TrainState:
     scaler = torch.amp.GradScaler(device.type, enabled=parts.machine.precision == "fp16")
     decays = build_averaging(cfg).decays(cfg["training"]["batch_size"])
     emas = {name: EMA(network, decay) for name, decay in decays.items()}
-    return TrainState(network, emas, build_optimizer(cfg, network, learned.values()), scaler, learned)
+    optimizer = build_optimizer(cfg, network, learned.values(), parts.machine.precision)
+    return TrainState(network, emas, optimizer, scaler, learned)
 
 
 def build_train_step(cfg: Config, parts: Parts, store: Store) -> TrainStep:

@@ -33,6 +33,17 @@ def test_singular_values_end_near_one_whatever_they_were(shape):
     assert orthogonal(spread).shape == shape
 
 
+@pytest.mark.parametrize("shape", [(2, 40, 360), (1, 160, 40), (3, 64, 64)])
+def test_in_bf16_they_end_where_they_do_in_fp32(shape):
+    torch.manual_seed(0)
+    u, s, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    spread = u * torch.logspace(0, -3, s.shape[1]) @ v
+    exact, rounded = orthogonal(spread), orthogonal(spread, torch.bfloat16).float()
+    values, theirs = torch.linalg.svdvals(rounded), torch.linalg.svdvals(exact)
+    assert values.max() < 1.25 and values.min() > theirs.min() - 0.08
+    assert torch.nn.functional.cosine_similarity(exact.flatten(), rounded.flatten(), dim=0) > 0.995
+
+
 def test_the_directions_are_kept_and_the_iteration_is_the_papers():
     torch.manual_seed(0)
     x = torch.randn(8, 72)
