@@ -108,16 +108,18 @@ def placed(denoiser: Denoiser, cfg: dict[str, Any], shape: tuple[int, ...], call
 
 
 def place(denoiser: Denoiser, machine: Machine) -> None:
-    """Moves a denoiser that is only to be called. On a GPU its weights are converted once, where autocast would convert
-    them at every call."""
+    """Moves a denoiser that is only to be called. Its weights are converted once, where autocast would convert them at
+    every call."""
     set_float32(machine.precision)
     dtype = PRECISIONS[machine.precision]
-    if machine.device.type != "cuda":
+    if machine.device.type == "mps":
         denoiser.to(machine.device)
         denoiser.amp_dtype = dtype
         return
-    denoiser.network.to(machine.device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    denoiser.network.to(machine.device, dtype)
     denoiser.network_dtype = dtype
+    if machine.device.type == "cuda":
+        denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def compile_for(denoiser: Denoiser, batch_size: int) -> None:
