@@ -164,3 +164,14 @@ def test_settings_that_make_no_network_are_refused(changes, message):
 def test_diffusers_has_no_patches():
     with pytest.raises(ValueError, match=r"model.patch_size=2"):
         unet(patch_size=2).diffusers_config()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_doubling_gives_every_pixel_four_times_in_the_layout_that_came(dtype):
+    x = torch.randn(2, 3, 4, 5).to(dtype).requires_grad_()
+    y = double(x)
+    assert y.is_contiguous() and torch.equal(y, x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    y.sum().backward()
+    assert (x.grad == 4).all()
+    up = Upsample(3).to(dtype)
+    assert up(x, x).is_contiguous()
