@@ -200,3 +200,10 @@ def test_an_exported_file_holds_the_autoencoder_and_draws_the_same_images(place,
     monkeypatch.setattr("ddpm_cli.build.autoencoder._opened", lambda spec: pytest.fail(f"opened {spec}"))
     draw(place, tmp_path / "of_file", f"ckpt={tmp_path / 'file'}")
     assert np.array_equal(pixels(tmp_path / "of_run"), pixels(tmp_path / "of_file"))
+
+
+def test_weights_of_latents_in_a_run_of_pixels_are_told(place):
+    told = run("train", *SMALL, "training.num_steps=1", "init=model", "run_dir=of_pixels", cwd=place).stderr
+    assert "init=model: its network was trained on latents, and this run is of pixels" in told
+    told = run("train", *SMALL, *LATENTS, "training.num_steps=1", "init=model", "run_dir=more", cwd=place).stderr
+    assert "was trained on" not in told

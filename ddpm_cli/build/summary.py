@@ -104,7 +104,12 @@ def _budget(cfg: dict[str, Any], parts: Parts) -> dict[str, str]:
     fitted = ["warmup_steps", "lr_decay", *(["ema_decay"] if "decay" in cfg["ema"] else [])]
     derived = dict.fromkeys(fitted, "fitted to num_steps unless typed")
     told = {
-        "num_steps": f"about {steps:.2g}, measured when the run starts",
-        "images_seen": f"about {steps * batch:.2g}",
+        "num_steps": f"about {_roughly(steps)}, measured when the run starts",
+        "images_seen": f"about {_roughly(steps * batch)}",
     }
     return {**derived, **told, "budget": f"{seconds_of(cfg['budget']):g} s"}
+
+
+def _roughly(number: float) -> str:
+    """Two digits of it: 1,300."""
+    return f"{float(f'{number:.2g}'):,.0f}"

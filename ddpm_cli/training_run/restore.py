@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_cli.build.adapter import merged
-from ddpm_cli.build.autoencoder import remember
+from ddpm_cli.build.autoencoder import is_of_latents, remember
 from ddpm_cli.build.found import with_values_of
 from ddpm_cli.build.instantiate import name_of
 from ddpm_cli.build.load import load_weights
@@ -80,6 +80,9 @@ def _load_averaged(state: TrainState, cfg: dict[str, Any], class_names: Sequence
     weights = content["emas"].get("ema")
     if weights is None:
         raise UserError(f"init={init}: {path} holds no averaged weights")
+    if is_of_latents(content["config"]) != is_of_latents(cfg):
+        theirs, ours = ("latents", "pixels") if is_of_latents(content["config"]) else ("pixels", "latents")
+        log.warning("init=%s: its network was trained on %s, and this run is of %s", init, theirs, ours)
     weights = merged(weights, content["config"], path)
     names = content.get("data", {}).get("class_names", ())
     of_conditions = (num_condition_channels(content["config"]), num_condition_channels(cfg))

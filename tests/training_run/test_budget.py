@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 import time
@@ -158,7 +159,8 @@ def test_a_budget_that_makes_no_sense_is_refused(place, argv, told):
 def test_a_dry_run_says_roughly_what_will_fit(place):
     lines = run("train", "budget=10m", "dry_run=true", "training.stop_at=5000", cwd=place).stdout.splitlines()
     assert "budget: 600 s" in lines
-    assert any(line.startswith("num_steps: about ") and "measured when the run starts" in line for line in lines)
+    told = [line for line in lines if re.fullmatch(r"num_steps: about [\d,]+, measured when the run starts", line)]
+    assert len(told) == 1 and any(re.fullmatch(r"images_seen: about [\d,]+", line) for line in lines), lines
 
 
 def test_too_short_a_budget_is_refused_and_leaves_the_folder_to_another_run(place):
