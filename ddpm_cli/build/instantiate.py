@@ -87,10 +87,10 @@ def _complete(made: Any, protocol: type, group: str, joined: Config) -> None:
             raise UserError(f"{group}: {type(made).__name__} states no {name}; derive it from {home}") from error
 
 
-def make_asking(group: str, node: Config, trust: list[str], **offered: Any) -> Any:
+def make_asking(group: str, node: Config, trust: list[str], joined: Config | None = None, **offered: Any) -> Any:
     """As make, with those of `offered` that the target takes."""
     taken = inspect.signature(load_target(group, node["_target_"], trust)).parameters
-    return make(group, node, trust, **{key: value for key, value in offered.items() if key in taken})
+    return make(group, node, trust, **(joined or {}), **{key: offered[key] for key in offered if key in taken})
 
 
 def name_of(node: Config) -> str:

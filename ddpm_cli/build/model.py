@@ -100,11 +100,11 @@ def build_denoiser(cfg: Config) -> Denoiser:
     if model.get("class_conditional") and not cfg["dataset"].get("num_classes"):
         model["class_conditional"] = False  # an unlabelled set has no classes to condition on
     outputs = model["in_channels"] * (2 if variance.learned else 1)
-    told: dict[str, int] = {}
+    joined = {"out_channels": outputs}
     if (condition := build_condition(cfg)) is not None:
         model["in_channels"] += num_condition_channels(cfg)
-        told = {"vector_dim": condition.num_shown(item_shape(cfg))} if condition.vector else {}
-    network = make("model", model, trust, out_channels=outputs, **told)
+        joined |= {"vector_dim": condition.num_shown(item_shape(cfg))} if condition.vector else {}
+    network = make_asking("model", model, trust, joined, time_span=schedule.time_span)
     try:
         check_dims(network, item_shape(cfg))
         network.check_input(item_shape(cfg))

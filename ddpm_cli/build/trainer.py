@@ -209,7 +209,7 @@ def build_optimizer(
             {"params": [p for p in trained if id(p) in matrices]},
             {"params": [p for p in trained if id(p) not in matrices], "weight_decay": 0.0},
         ]
-    offered = {"fused": True, "compute_dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
+    offered: dict[str, Any] = {"fused": True, "compute_dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
     return make_asking("optimizer", cfg["optimizer"], cfg.get("trust", []), params=groups, **offered)
 
 

@@ -107,6 +107,13 @@ class NoiseSchedule:
         t = t.double() if t.device.type != "mps" else t.float()
         return self._network_time(t, self.level(t))
 
+    @property
+    def time_span(self) -> float:
+        """How far the times go that the network embeds."""
+        with torch.device("cpu"):  # also where a network is built without memory
+            first, last = self.network_time(torch.tensor([1.0, self.num_timesteps]))
+        return abs(float(last - first)) or 1.0
+
     def with_network_time(self, network_time: Callable[[Tensor, NoiseLevel], Tensor]) -> "NoiseSchedule":
         """The same levels and walks, another time for the network."""
         return NoiseSchedule(

@@ -25,6 +25,7 @@ from ddpm_cli.models.magnitude import (
 from ddpm_cli.models.trunk import check_sides, checked_plan
 
 _RESIDUAL, _ATTENTION, _CLASS = 0.3, 0.3, 0.5  # share of what is added, in mp_sum
+_TIME_SPAN = 2.65  # of ln(sigma) / 4 from 0.002 to 80, the paper's levels
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ class DecoderBlock(Checkpointed):
 class EDM2(Conditional):
     """A U-Net without biases and learned norms, whose weights are of unit magnitude after every update and on use.
 
-    bandwidth: of the time's Fourier features. 1 suits ln(sigma) / 4, which schedule=edm tells a network; an index of 0
-    to 999, which schedules with tables tell it, needs 0.003.
+    bandwidth: of the time's Fourier features, as the paper's code has it for a time of ln(sigma) / 4. time_span: how
+    far the times go that the network is told; the features go through as many periods over them, whatever they are.
     """
 
     def __init__(
@@ -138,12 +139,13 @@ class EDM2(Conditional):
         bandwidth: float = 1.0,
         checkpointing: bool = False,
         vector_dim: int = 0,
+        time_span: float = _TIME_SPAN,
     ) -> None:
         super().__init__(in_channels, out_channels, num_classes=num_classes, class_conditional=class_conditional)
         self.plan = checked_plan(channels, channel_mult, blocks_per_level, attention_levels, head_channels)
         first, emb_channels = self.plan.first, max(self.plan.widths)
         options = Options(emb_channels, dropout, head_channels)
-        self.fourier = MPFourier(first, bandwidth)
+        self.fourier = MPFourier(first, bandwidth * _TIME_SPAN / time_span)
         self.time_embedding = MPConv(first, emb_channels)
         if class_conditional:
             self.class_embedding = MPClassEmbedding(self.num_classes, emb_channels)

@@ -32,7 +32,7 @@ MODELS = {
     "ddpmpp_cifar10": "model.channels=16 model.channel_mult=[1,2] model.blocks_per_level=1 model.attention_levels=[1] "
     "model.class_conditional=true",
     "dit_small": "model.channels=32 model.depth=1 model.heads=2",
-    "edm2_digits": "model.channels=16 model.bandwidth=0.003",
+    "edm2_digits": "model.channels=16",
     "cnn": "model.channels=[16]",
 }
 

@@ -163,7 +163,7 @@ NETWORKS = {
     "ddpmpp": lambda: DDPMpp(**COMMON, **LEVELS, augment_dim=0),
     "dit": lambda: DiT(**COMMON, channels=16, depth=1, heads=2, patch_size=2, mlp_ratio=2),
     "cnn": lambda: CNN(**COMMON, channels=[8, 16]),
-    "edm2": lambda: EDM2(**COMMON, **LEVELS, bandwidth=0.003),
+    "edm2": lambda: EDM2(**COMMON, **LEVELS, time_span=999.0),
 }
 
 

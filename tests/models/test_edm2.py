@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ddpm_cli.build.model import build_denoiser
+from ddpm_cli.config.check import configuration
 from ddpm_cli.models.edm2 import EDM2, CosineAttention, DecoderBlock, EncoderBlock, Options, Residual
 from ddpm_cli.models.magnitude import MPClassEmbedding, MPConv, MPFourier, mp_cat, mp_silu, mp_sum, normalised
 
@@ -238,3 +240,15 @@ def test_frequencies_stay_what_they_are_in_a_network_of_low_precision():
     expected = network.fourier(time)
     assert torch.equal(network.bfloat16().fourier(time), expected)
     assert network.conv_first.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("choice", ["cosine", "edm", "rectified_flow", "linear schedule.rescale_time=true"])
+def test_features_go_through_as_many_periods_on_every_schedule(choice):
+    """Of an index from 0 to 999 taken for ln(sigma) / 4 they would be noise."""
+    name, *more = choice.split()
+    of_schedule = {"edm": ["prediction=edm"], "rectified_flow": ["prediction=flow"]}.get(name, [])
+    words = ["dataset=digits", "model=edm2_digits", f"schedule={name}", *of_schedule, *more]
+    denoiser = build_denoiser(configuration("train", *words))
+    first, last = denoiser.schedule.network_time(torch.tensor([1.0, 1000.0]))
+    periods = denoiser.network.fourier.frequencies.double() * (last - first) / (2 * math.pi)
+    assert float(periods.std()) == pytest.approx(2.65, rel=0.05)
