@@ -1,23 +1,34 @@
-"""How long the rows of a batch take that lie scattered in a file out of memory: python scripts/bench_data.py [--gib 6]
+"""What batches cost: scripts/run python scripts/bench_data.py [--gib 6] [--images FOLDER]
 
-Writes one file of so many GiB, and reads batches of it as training does, with nothing of it in memory at the beginning:
-by touching the rows one after the other, and after telling the system which they will be (data/loading/paging.py).
+Of rows that lie scattered in a file out of memory: writes one of so many GiB, and reads batches of it as training does,
+with nothing of it in memory at the beginning, by touching the rows one after the other, and after telling the system
+which they will be (data/loading/paging.py). With --images instead: of a folder of images in a folder for each class,
+32 pixels and mirrored, beside torchvision's ImageFolder in a DataLoader of two workers, in turn, by the wall's clock.
 """
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 
-from ddpm_cli.data.loading import paging
-from ddpm_cli.data.loading.batches import Batches
-from ddpm_cli.data.store import Store
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import timing  # noqa: E402
+
+from ddpm_cli.build.trainer import build_data  # noqa: E402
+from ddpm_cli.config.check import configuration  # noqa: E402
+from ddpm_cli.data.loading import paging  # noqa: E402
+from ddpm_cli.data.loading.batches import Batches  # noqa: E402
+from ddpm_cli.data.store import Store  # noqa: E402
 
 SHAPES = [(3, 32, 32), (3, 64, 64), (3, 256, 256)]
 BATCH, STEPS = 128, 12
@@ -52,11 +63,59 @@ def milliseconds(path: Path, shape: tuple[int, ...], told: bool, seed: int) -> f
     return median(times)
 
 
+def ours(folder: str) -> Callable[[], None]:
+    """So many batches, of the set as it is after it was prepared."""
+    words = [f"dataset.root={folder}", "dataset.image_size=32", "dataset.flip=true"]
+    batches = Batches(build_data(configuration("train", "dataset=image_folder", *words)), BATCH, 0, True, "cpu")
+    step = iter(range(10**9))
+
+    def work() -> None:
+        for _ in range(STEPS):
+            batches.batch(next(step))
+
+    return work
+
+
+def image_folder(folder: str) -> Callable[[], None]:
+    """So many batches of torchvision's, whose workers stay."""
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    normalised = [transforms.ToTensor(), transforms.Normalize(3 * [0.5], 3 * [0.5])]
+    steps = [transforms.Resize((32, 32)), transforms.RandomHorizontalFlip(), *normalised]
+    images = datasets.ImageFolder(folder, transforms.Compose(steps), allow_empty=True)  # our prepared set lies there
+    loader = DataLoader(images, BATCH, shuffle=True, num_workers=2, persistent_workers=True, drop_last=True)
+
+    def forever() -> Iterator[object]:
+        while True:
+            yield from loader
+
+    batches = forever()
+
+    def work() -> None:
+        for _ in range(STEPS):
+            next(batches)
+
+    return work
+
+
+def beside_image_folder(folder: str, rounds: int) -> None:
+    made = {"ddpm_cli": ours(folder), "ImageFolder, 2 workers": image_folder(folder)}
+    contestants = {name: timing.Timed(work, STEPS * BATCH) for name, work in made.items()}
+    timing.in_turn(contestants, rounds)
+    base = "ImageFolder, 2 workers"
+    print(timing.told(contestants, base, what=f"batches of {BATCH}", unit="images/s", clock="wall"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", metavar="FOLDER", help="compare with ImageFolder on the images there")
+    parser.add_argument("--rounds", type=int, default=5, help="of that comparison")
     parser.add_argument("--gib", type=int, default=6, help="size of the file")
     parser.add_argument("--folder", help="where to write it; by default where temporary files are")
     args = parser.parse_args()
+    if args.images:
+        return beside_image_folder(args.images, args.rounds)
     warnings.filterwarnings("ignore", "The given NumPy array is not writable")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
