@@ -117,16 +117,16 @@ def halve(x: Tensor) -> Tensor:
 
 def double(x: Tensor) -> Tensor:
     """Every pixel becomes four, or every sample two."""
-    return _doubled(x).contiguous() if _on_cpu(x) else _doubled(x)
+    return _doubled(x).contiguous() if _image_on_cpu(x) else _doubled(x)
 
 
 def _doubled(x: Tensor) -> Tensor:
     """On CPU with the channels last, where torch's kernel is 5 to 10 times as fast."""
-    x = x.contiguous(memory_format=torch.channels_last) if _on_cpu(x) else x
+    x = x.contiguous(memory_format=torch.channels_last) if _image_on_cpu(x) else x
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
-def _on_cpu(x: Tensor) -> bool:
+def _image_on_cpu(x: Tensor) -> bool:
     return x.ndim == 4 and x.device.type == "cpu"
 
 
@@ -156,7 +156,7 @@ class Upsample(nn.Module):
         if folding_pays(x) and not self.conv._forward_hooks:  # which would see nothing of it
             return F.conv_transpose2d(x, fold_doubling(self.conv.weight), self.conv.bias, stride=2, padding=1)
         out = self.conv(_doubled(x))
-        return out.contiguous() if _on_cpu(x) else out  # back, since norms are slow with the channels last
+        return out.contiguous() if _image_on_cpu(x) else out  # back, since norms are slow with the channels last
 
 
 def fold_doubling(weight: Tensor) -> Tensor:
@@ -173,4 +173,4 @@ def fold_doubling(weight: Tensor) -> Tensor:
 def folding_pays(x: Tensor) -> bool:
     """Whether the transposed convolution is the faster one: in fp32 on CPU from 8x8 up (16x16: x1.9; in bf16 x0.7)."""
     low_precision = x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-    return _on_cpu(x) and not low_precision and x.shape[2] * x.shape[3] >= 64
+    return _image_on_cpu(x) and not low_precision and x.shape[2] * x.shape[3] >= 64

@@ -8,7 +8,8 @@ _CHOICES = 2**16  # of a random number's four parts
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """torch's dropout of any shape: each value is zero with probability p, else divided by 1 - p.
+    """Dropout (Srivastava et al. 2014) of x of any shape, as torch has it: each value is zero with probability p, else
+    divided by 1 - p.
 
     On CPU it costs little but its random numbers, which torch draws one for each value: here four are cut out of one,
     in steps of 2^-16 of probability. Forward and backward of half a million values in bf16: 2.7 ms to 1.2 ms.
