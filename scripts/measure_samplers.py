@@ -1,11 +1,11 @@
 """How far samplers end from the truth, by evaluations of the network, for every spacing.
 
-    scripts/run python scripts/measure_samplers.py [--ckpt RUN] [--png docs/pictures/sampler_errors.png]
+    scripts/run python scripts/measure_samplers.py [--ckpt RUN...] [--png docs/pictures/sampler_errors.png]
 
 On an exact mixture of three Gaussians, whose denoiser is known: the Wasserstein distance (W1) between the mixture and
 where 4,001 evenly spread quantiles of the noise end. On a checkpoint: the root mean square distance, in the model's
 range, to where the same noise ends on the same ODE in 1,000 steps. Prints the tables of docs/samplers.md; --png draws
-them (matplotlib).
+them (matplotlib), of checkpoints the first.
 """
 
 import argparse
@@ -35,6 +35,7 @@ SCHEDULES = {
     "laplace": schedule.laplace(),
 }
 Make = Callable[..., GridSampler]
+Measure = Callable[[GridSampler, NoiseSchedule], tuple[float, int]]
 ODES: dict[str, Make] = {
     "ddim": samplers.DDIM,
     "gradient": samplers.GradientEstimation,
@@ -108,20 +109,29 @@ def off_mixture(sampler: GridSampler, noise_schedule: NoiseSchedule) -> tuple[fl
     return float((end.sort().values - wanted).abs().mean()), calls()
 
 
-def by_spacing(made: dict[str, Make], steps: list[int], measure: Callable[..., tuple[float, int]], schedules) -> None:
-    """One table a sampler: rows are spacings, its own in bold."""
+def by_spacing(made: dict[str, Make], steps: list[int], on: dict[str, tuple[NoiseSchedule, Measure]]) -> None:
+    """Two tables a sampler: rows are spacings, its own in bold; and how far each is from the best, over all columns."""
+    columns = [(name, n) for name in on for n in steps]
     for name, make in made.items():
-        print(f"\n{name}\n")
-        heads = [f"{each} {n}" for each in schedules for n in steps]
-        print(f"| spacing | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
+        errors: dict[str, list[float]] = {}
+        heads = [f"{each} {n}" for each, n in columns]
+        print(f"\n{name}\n\n| spacing | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
         for spacing in SPACINGS:
             cells = []
-            for noise_schedule in schedules.values():
-                own = make().spacing_on(noise_schedule)
-                for n in steps:
-                    error, _ = measure(make(n, spacing), noise_schedule)
-                    cells.append(f"**{error:.3f}**" if own == spacing else f"{error:.3f}")
+            for each, n in columns:
+                noise_schedule, measure = on[each]
+                error, _ = measure(make(n, spacing), noise_schedule)
+                errors.setdefault(spacing, []).append(error)
+                cells.append(f"**{error:.3f}**" if make().spacing_on(noise_schedule) == spacing else f"{error:.3f}")
             print(f"| {spacing} | {' | '.join(cells)} |")
+        print(f"\ntimes the error of the best spacing, geometric mean: {from_best(errors)}")
+
+
+def from_best(errors: dict[str, list[float]]) -> str:
+    best = [max(min(column), 1e-6) for column in zip(*errors.values(), strict=True)]
+    logs = {name: [math.log(max(e, 1e-6) / b) for e, b in zip(row, best, strict=True)] for name, row in errors.items()}
+    means = {name: math.exp(sum(row) / len(row)) for name, row in logs.items()}
+    return ", ".join(f"{name} {mean:.2f}" for name, mean in sorted(means.items(), key=lambda item: item[1]))
 
 
 # A trained network
@@ -151,7 +161,7 @@ class OfCheckpoint:
         return float((end - self.end).square().mean().sqrt()), calls
 
 
-def plot(png: Path, panels: dict[str, tuple[NoiseSchedule, Callable[..., tuple[float, int]]]]) -> None:
+def plot(png: Path, panels: dict[str, tuple[NoiseSchedule, Measure]]) -> None:
     """Error over evaluations, each sampler with its own spacing, a panel each."""
     import matplotlib
 
@@ -180,17 +190,19 @@ def plot(png: Path, panels: dict[str, tuple[NoiseSchedule, Callable[..., tuple[f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt", type=Path, help="a run or a checkpoint, to be measured as well")
+    parser.add_argument("--ckpt", type=Path, nargs="+", default=[], help="runs or checkpoints, to be measured as well")
     parser.add_argument("--num-images", type=int, default=50)
     parser.add_argument("--png", type=Path)
     args = parser.parse_args()
-    by_spacing(ODES, [5, 10, 20], off_mixture, SCHEDULES)
-    by_spacing(NOISY, [20, 50], off_mixture, SCHEDULES)
-    panels = {f"mixture, {name}": (SCHEDULES[name], off_mixture) for name in ("cosine", "edm")}
-    if args.ckpt is not None:
-        trained = OfCheckpoint(args.ckpt, args.num_images)
-        by_spacing(ODES, [5, 10, 20, 50], trained.off, {"trained": trained.schedule})
-        panels["a trained network"] = (trained.schedule, trained.off)
+    mixtures: dict[str, tuple[NoiseSchedule, Measure]] = {name: (each, off_mixture) for name, each in SCHEDULES.items()}
+    by_spacing(ODES, [5, 10, 20], mixtures)
+    by_spacing(NOISY, [20, 50], mixtures)
+    panels = {f"mixture, {name}": mixtures[name] for name in ("cosine", "edm")}
+    trained = {path.name: OfCheckpoint(path, args.num_images) for path in args.ckpt}
+    if trained:
+        by_spacing(ODES, [5, 10, 20, 50], {name: (each.schedule, each.off) for name, each in trained.items()})
+        first = next(iter(trained.values()))
+        panels["a trained network"] = (first.schedule, first.off)
     if args.png is not None:
         plot(args.png, panels)
 

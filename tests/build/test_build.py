@@ -142,7 +142,7 @@ ZERO_SNR = ["schedule.zero_terminal_snr=true", "prediction=v", "weighting=v"]
     [
         ([*ZERO_SNR, "sampler=heun"], "sampler=heun .* choose sampler=ddim"),
         ([*ZERO_SNR, "sampler=dpm2", "sampler.spacing=trailing"], "sampler=dpm2 .* choose sampler=ddim"),
-        ([*ZERO_SNR, "sampler=euler"], "choose sampler.spacing=trailing"),
+        ([*ZERO_SNR, "sampler=euler", "sampler.spacing=karras"], "choose sampler.spacing=trailing"),
         (["sampler.spacing=[2000,0]"], "sampler.spacing"),
     ],
 )

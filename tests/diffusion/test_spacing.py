@@ -75,7 +75,9 @@ def test_rho_of_one_is_linear_in_sigma():
     torch.testing.assert_close(level.sigma.diff(), level.sigma.diff().mean().expand(19), rtol=1e-6, atol=0)
 
 
-FAVOUR = [samplers.DPMSolverPP, samplers.DPMSolverPPSDE, samplers.UniPC, samplers.GradientEstimation, samplers.DPM2]
+FAVOUR = [
+    samplers.DPMSolverPP, samplers.DPMSolverPPSDE, samplers.UniPC, samplers.GradientEstimation, samplers.DPM2, samplers.Heun,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", FAVOUR)

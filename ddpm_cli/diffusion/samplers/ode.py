@@ -30,7 +30,6 @@ class Euler(GridSampler):
     """Euler's method (Karras et al. 2022, Algorithm 1 without its correction): the same map as DDIM's, eta = 0."""
 
     num_steps: int | None = 50
-    spacing: Spacing = "karras"
 
     deterministic = True
 
@@ -71,9 +70,9 @@ class Heun(GridSampler):
     """Heun's second-order method (Karras et al. 2022, Algorithm 1): 2 num_steps - 1 evaluations, Euler's step last."""
 
     num_steps: int | None = 18
-    spacing: Spacing = "karras"
     correct: str = "auto"
 
+    favours = "log_snr_by_steps"
     deterministic = True
 
     def __call__(self, denoise, x_T: Tensor, schedule: NoiseSchedule, variance, noise) -> Iterator[SamplerStep]:
