@@ -57,7 +57,9 @@ def test_generate_gives_the_pixels_of_ddpm_sample_from_a_path_and_from_a_denoise
         images = api.generate(model, 6, labels=[2, 0], seed=3, settings=DRAW)
         assert np.array_equal(images.numpy(), drawn)
     assert not np.array_equal(api.generate(denoiser, 6, labels=[2, 0], seed=4, settings=DRAW).numpy(), drawn)
-    assert denoiser.amp_dtype is None and all(torch.equal(before[k], v) for k, v in denoiser.state_dict().items())
+    api.generate(denoiser, 2, settings={**DRAW, "precision": "bf16"})  # which draws with weights in bf16
+    assert denoiser.amp_dtype is denoiser.network_dtype is None
+    assert all(torch.equal(before[k], v) for k, v in denoiser.state_dict().items())
 
 
 def test_labels_may_be_a_tensor(trained):
