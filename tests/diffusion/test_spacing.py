@@ -75,12 +75,10 @@ def test_rho_of_one_is_linear_in_sigma():
     torch.testing.assert_close(level.sigma.diff(), level.sigma.diff().mean().expand(19), rtol=1e-6, atol=0)
 
 
-FAVOUR = [
-    samplers.DPMSolverPP, samplers.DPMSolverPPSDE, samplers.UniPC, samplers.GradientEstimation, samplers.DPM2, samplers.Heun,
-]  # fmt: skip
+MULTISTEP = [samplers.DPMSolverPP, samplers.DPMSolverPPSDE, samplers.UniPC, samplers.GradientEstimation]
 
 
-@pytest.mark.parametrize("make", FAVOUR)
+@pytest.mark.parametrize("make", [*MULTISTEP, samplers.DPM2, samplers.Heun])
 def test_a_sampler_takes_the_spacing_it_favours_where_the_schedule_has_all_levels(make):
     assert make(10).spacing_on(LINEAR) == make(10).spacing_on(EDM) == "log_snr_by_steps"
     assert make(10).spacing_on(ZERO) == "trailing" and make(10, "karras").spacing_on(LINEAR) == "karras"
