@@ -199,6 +199,7 @@ def test_the_run_of_a_budget_is_the_typed_one_bit_for_bit_also_when_it_is_resume
     assert [key for key in first if not torch.equal(first[key], second[key])] == []
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_its_time(place, monkeypatch):
     """In seconds of the processor, which other processes do not stretch."""
     cadence = ["training.sample_every=50", "training.checkpoint_every=25"]
