@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from ddpm_cli.cli.flags import with_quoted_paths
+from ddpm_cli.cli.flags import with_quotes
 from ddpm_cli.config.check import configuration
 from ddpm_cli.evaluation.features.base import Extracted
 
 
 def composed(command, *overrides):
-    return configuration(command, *with_quoted_paths(overrides))
+    return configuration(command, *with_quotes(overrides))
 
 
 class Projection:

@@ -1,4 +1,4 @@
-"""The command line read: Hydra's flags and the overrides, paths with the quotes that its grammar wants."""
+"""The command line read: Hydra's flags and the overrides, paths and texts with the quotes that its grammar wants."""
 
 import os
 import re
@@ -9,15 +9,10 @@ from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser  # Hydra has no public list of its flags
 
+from ddpm_cli.config.knobs import is_free_text
 from ddpm_cli.config.messages import near_option
 from ddpm_cli.config.overrides import parse_override, quoted
 from ddpm_cli.errors import UserError
-
-_PATH_KEY = re.compile(
-    r"(\+{0,2}(?:ckpt|resume|run_dir|out_dir|out|title|init|images|data|data_root|"
-    r"[\w.]+\.(?:root|cache|guide_ckpt|weights|path)|edit\.(?:image|sound|mask|to)))=(.+)",
-    re.DOTALL,
-)
 
 
 @dataclass(frozen=True)
@@ -47,9 +42,9 @@ def read(command: str, argv: Sequence[str], collects: str | None = None) -> Line
 
     collects: the key of a list, which gets the words that are no settings: `ddpm-report a b` is paths=['a','b'].
     """
-    line = _read(command, with_quoted_paths(argv))
+    line = _read(command, with_quotes(argv))
     if line.flags.multirun:  # only the flags tell that this is a sweep, where commas may separate several paths
-        line = _read(command, with_quoted_paths(argv, sweep=True))
+        line = _read(command, with_quotes(argv, sweep=True))
     return replace(line, overrides=_collected(line.overrides, collects)) if collects else line
 
 
@@ -85,16 +80,15 @@ def _meant(argv: Sequence[str], known: Sequence[str]) -> str:
     return ""
 
 
-def with_quoted_paths(argv: Sequence[str], *, sweep: bool = False) -> list[str]:
+def with_quotes(argv: Sequence[str], *, sweep: bool = False) -> list[str]:
     """`ckpt=a=b.pt` as `ckpt='a=b.pt'`; null, quoted values and interpolations as they are, lists of a sweep too."""
-    return [_with_quotes(argument, sweep) for argument in argv]
+    return [_quoted(argument, sweep) for argument in argv]
 
 
-def _with_quotes(argument: str, sweep: bool) -> str:
-    match = _PATH_KEY.fullmatch(argument)
-    if match is None:
+def _quoted(argument: str, sweep: bool) -> str:
+    key, _, value = argument.partition("=")
+    if not value or not is_free_text(key.lstrip("+")):
         return argument
-    key, value = match.groups()
     several = sweep and ("," in value or re.match(r"(choice|sort|shuffle|glob)\(", value))
     as_it_is = value == "null" or value[0] in "'\"" or "${" in value or several
     return argument if as_it_is else f"{key}={quoted(value)}"

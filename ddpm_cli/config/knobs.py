@@ -84,8 +84,6 @@ TABLE: dict[str, Rule] = {
     "*.num_draws": whole(2, 1000),
     "*.num_strata": whole(2, 1000),
     "*.tolerance": real("a number from 1e-10 to 0.1", lambda value: 1e-10 <= value <= 0.1),
-    "dataset.root": PATH,
-    "dataset.cache": PATH,
     "dataset.name": replace(TEXT, example="Food101"),
     "dataset.split": one_of("train", "test", "all", "val", "trainval"),
     "dataset.channels": whole(1, 1024),  # each set says which of these it has; those of images: 1 or 3
@@ -116,7 +114,6 @@ TABLE: dict[str, Rule] = {
     "condition.factor": whole(2, 64),
     "condition.share": list_of(real("a number above 0 and at most 1", lambda value: 0 < value <= 1), length=2),
     "condition.channels": whole(1, 3),
-    "condition.path": PATH,
     "condition.width": nullable(WIDTH),
     "conditions": PATH,
     "condition_masks": PATH,
@@ -174,7 +171,6 @@ TABLE: dict[str, Rule] = {
     "schedule.sigma_data": POSITIVE,
     "schedule.image_size": either(whole(1, 16384), list_of(whole(1, 16384), length=2)),
     "schedule.noise_size": whole(1, 16384),
-    "schedule.path": PATH,
     "variance.last_noise": nullable(POSITIVE),
     "schedule.holds": one_of("alpha_bar", "beta", "log_snr"),
     "weighting.sigma_data": POSITIVE,
@@ -230,7 +226,6 @@ TABLE: dict[str, Rule] = {
     "sampler.s_max": NOT_NEGATIVE,
     "sampler.s_noise": NOT_NEGATIVE,
     "num_images": whole(1, 10**7),
-    "eval.num_images": whole(2, 10**7),
     "*.num_images": whole(2, 10**7),
     "num_levels": whole(2, 10**5),
     "data_root": PATH,
@@ -270,7 +265,6 @@ TABLE: dict[str, Rule] = {
     "edit.frames": whole(2, 10000),
     "weights": either(one_of("ema", "raw"), matching("ema@LENGTH, such as ema@0.08", r"ema@0?\.\d{1,6}")),
     "features.weights": PATH,
-    "features.path": PATH,
     "features.num_steps": COUNT,
     "features.input": one_of("uint8", "unit", "signed"),
     "features.image_size": whole(1, 8192),
@@ -282,7 +276,14 @@ TABLE: dict[str, Rule] = {
     "num_previews": whole(1, 100),
     "*.root": PATH,
     "*.cache": PATH,
+    "*.path": PATH,
 }
+
+
+def is_free_text(key: str) -> bool:
+    """Whether what is typed for a knob is a path or a text, which may hold anything."""
+    rule = next((rule for pattern, rule in TABLE.items() if fnmatchcase(key, pattern)), None)
+    return rule is not None and rule.accept in (PATH.accept, TEXT.accept)
 
 
 def rule_for(key: str, default: Any, *, by_table: bool = True) -> Rule:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from ddpm_cli.cli.flags import Line, with_quoted_paths
+from ddpm_cli.cli.flags import Line, with_quotes
 from ddpm_cli.cli.preflight import accepted
 from ddpm_cli.config.check import configuration
 from ddpm_cli.config.compose import Composer
@@ -15,6 +15,7 @@ from ddpm_cli.config.groups import config_dir, primary_groups
 from ddpm_cli.config.knobs import TABLE
 from ddpm_cli.config.overrides import parse_override
 from ddpm_cli.config.targets import GROUP_MODULES, check_target, load_target
+from ddpm_cli.config.values import PATH, TEXT
 from ddpm_cli.errors import UserError
 from ddpm_cli.run_dir.find import find_checkpoint, resume_point
 from ddpm_cli.run_dir.hydra_record import remembered_overrides, write_record
@@ -141,7 +142,7 @@ def test_a_group_left_out_is_there_as_none():
     ],
 )
 def test_good_values_pass(command, override):
-    composed(command, *with_quoted_paths([override]))
+    composed(command, *with_quotes([override]))
 
 
 @pytest.mark.parametrize(
@@ -356,16 +357,26 @@ def test_a_resumed_run_remembers_its_choices_but_not_what_one_invocation_was_abo
     "path",
     ["a=b.pt", "a,b", "a(1)", "a[1]", "~/x", "größe", "it's", "a\\b", "end\\", "a 'b\\' c", "2024", "x:y@z", "{a} b"],
 )
-def test_any_path_survives_hydras_grammar(path):
-    (quoted,) = with_quoted_paths([f"run_dir={path}"])
+@pytest.mark.parametrize(
+    "key", ["run_dir", "lora", "conditions", "dataset.root", "features.path", "dataset.label_pattern"]
+)
+def test_any_path_or_text_survives_hydras_grammar(key, path):
+    (quoted,) = with_quotes([f"{key}={path}"])
     assert parse_override(quoted).value() == path
+
+
+def test_every_path_and_text_of_the_table_is_quoted():
+    keys = [key.replace("*", "x") for key, rule in TABLE.items() if rule.accept in (PATH.accept, TEXT.accept)]
+    assert len(keys) > 30
+    for key in keys:
+        assert with_quotes([f"{key}=a=b", f"+{key}=ü"]) == [f"{key}='a=b'", f"+{key}='ü'"]
 
 
 def test_what_is_no_path_or_quoted_already_is_left_alone():
     argv = ["seed=1", "resume=null", "ckpt='a=b'", "run_dir=${oc.env:HOME}", "-m", "model=cnn"]
-    assert with_quoted_paths(argv) == argv
-    assert with_quoted_paths(["ckpt=a,b"], sweep=True) == ["ckpt=a,b"]
-    assert with_quoted_paths(["ckpt=a=b"], sweep=True) == ["ckpt='a=b'"]
+    assert with_quotes(argv) == argv
+    assert with_quotes(["ckpt=a,b"], sweep=True) == ["ckpt=a,b"]
+    assert with_quotes(["ckpt=a=b"], sweep=True) == ["ckpt='a=b'"]
 
 
 def test_a_rank_is_known_by_what_its_launcher_left_in_the_environment():

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ddpm_cli.build.model import build_denoiser
-from ddpm_cli.cli.flags import with_quoted_paths
+from ddpm_cli.cli.flags import with_quotes
 from ddpm_cli.config.check import configuration
 from ddpm_cli.config.context import Context
 from ddpm_cli.errors import UserError
@@ -28,7 +28,7 @@ MODELS["labelled"] = ["training.label_dropout=0"]
 
 
 def composed(command, *overrides):
-    return configuration(command, *with_quoted_paths(overrides))
+    return configuration(command, *with_quotes(overrides))
 
 
 @pytest.fixture(scope="module")
