@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,10 @@ from ddpm_cli.training_run.run import run_training
 Settings = Mapping[str, Any] | Sequence[str]
 
 _OF_MODEL = {"weights", "lora", "trust", "device"}  # what load_denoiser was told
+_OF_COMMAND = {"out_dir", "animate", "devices", "threads"}  # files and processes, of which there are none here
 _WORD = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./-]*", re.IGNORECASE)  # what Hydra reads as that text
-_loaded: WeakKeyDictionary[Denoiser, Trained] = WeakKeyDictionary()  # what the checkpoint of a denoiser says of itself
+# What the checkpoint of a denoiser says of itself, without the denoiser: a value that held its key would keep it.
+_loaded: WeakKeyDictionary[Denoiser, dict[str, Any]] = WeakKeyDictionary()
 
 
 def train(settings: Settings = ()) -> Path:
@@ -78,7 +80,8 @@ def load_denoiser(ckpt: str | PathLike[str], weights: str = "ema", device: str =
         raise UserError(f"device={device}: must be {DEVICE.text}")
     place = choose_device(device)
     trained = load_trained(str(ckpt), weights)
-    _loaded[trained.denoiser.to(place)] = trained
+    told = {each.name: getattr(trained, each.name) for each in fields(trained) if each.name != "denoiser"}
+    _loaded[trained.denoiser.to(place)] = told
     return trained.denoiser
 
 
@@ -103,7 +106,7 @@ def generate(
     where = {} if known is None else {"device": str(next(known.denoiser.parameters()).device)}
     own = {"ckpt": str(known.path if known else model), "num_images": num_images, "sampler": sampler, "seed": seed}
     more, labels = _overrides(settings), labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
-    _check_settings(more, {*own, "labels", "out_dir"} | (_OF_MODEL if known else set()))
+    _check_settings(more, {*own, "labels"} | _OF_COMMAND | (_OF_MODEL if known else set()))
     cfg = settings_of("sample", [*_overrides({**own, "labels": labels, **where}), *more])
     if cfg["edit"] is not None:
         raise UserError("edit is of files; draw edits with ddpm-sample")
@@ -123,14 +126,16 @@ def _check_settings(words: Sequence[str], said: set[str]) -> None:
     """UserError for a setting that something else has decided."""
     for key in (key_of(text) for text in words):
         if key in said:
-            raise UserError(f"settings: {key} has no place there: it is an argument, or the denoiser's own")
+            raise UserError(
+                f"settings: {key} has no place there: it is an argument, the denoiser's own, or of ddpm-sample alone"
+            )
 
 
 def _known(denoiser: Denoiser) -> Trained:
     """A copy, since to draw with a model is to move it to another device and number format."""
     if denoiser not in _loaded:
         raise UserError("generate draws from what ddpm_cli.load_denoiser gave, or from a checkpoint's path")
-    return replace(_loaded[denoiser], denoiser=copy.deepcopy(denoiser))
+    return Trained(denoiser=copy.deepcopy(denoiser), **_loaded[denoiser])
 
 
 def _overrides(settings: Settings) -> list[str]:

@@ -1,10 +1,12 @@
 """The commands as functions of Python: the README's lines, the command's own pixels, errors that are exceptions."""
 
+import gc
 import io
 import re
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,6 +64,14 @@ def test_generate_gives_the_pixels_of_ddpm_sample_from_a_path_and_from_a_denoise
     assert all(torch.equal(before[k], v) for k, v in denoiser.state_dict().items())
 
 
+def test_a_denoiser_that_nobody_holds_is_gone(trained):
+    denoiser = api.load_denoiser(trained)
+    held = weakref.ref(denoiser)
+    del denoiser
+    gc.collect()
+    assert held() is None
+
+
 def test_labels_may_be_a_tensor(trained):
     first, second = (api.generate(trained, 2, labels=given, settings={"sampler.num_steps": 2}) for given in LABELS)
     assert torch.equal(first, second)
@@ -96,6 +106,7 @@ def test_a_run_goes_on_and_settings_may_be_nested_and_hold_any_text(trained, tmp
         (lambda _: api.train(None), "not NoneType"),
         (lambda run: api.load_denoiser(run, device="cpuu"), "device=cpuu: must be one of auto, cpu"),
         (lambda run: api.generate(run, 2, settings={"num_images": 3}), "num_images has no place there"),
+        (lambda run: api.generate(run, 2, settings={"threads": 1}), "threads has no place there"),
         (lambda run: api.generate(api.load_denoiser(run), settings={"lora": "x"}), "lora has no place there"),
         (lambda run: api.load_denoiser(run, weights="best"), "weights=best"),
         (lambda run: api.generate(api.Denoiser.__new__(api.Denoiser)), "load_denoiser gave"),
