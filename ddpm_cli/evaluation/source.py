@@ -2,21 +2,22 @@
 
 import hashlib
 import logging
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ddpm_cli.data.prepare.pixels import fit
 from ddpm_cli.errors import UserError
 from ddpm_cli.media.base import DecodeError, files_below
 from ddpm_cli.media.extensions import IMAGES
-from ddpm_cli.media.image_files import decode
+from ddpm_cli.media.image_files import decode, shape_of
 from ddpm_cli.sampling.pipeline import SamplingPipeline
 
 log = logging.getLogger("ddpm_cli")
@@ -124,7 +125,7 @@ def _of_archive(path: Path) -> tuple[Tensor, Tensor | None]:
             name = "images" if "images" in arrays.files else arrays.files[0]  # arr_0, as ADM's evaluator has it
             array = arrays[name]
             labels = arrays["labels"] if "labels" in arrays.files else None
-    except (OSError, ValueError, EOFError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, EOFError, IndexError, TypeError, BadZipFile, zlib.error) as error:  # TypeError: .npy
         raise UserError(f"images={path}: cannot be read as an .npz archive ({error})") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3) or len(array) == 0:
         raise UserError(
@@ -137,9 +138,8 @@ def _of_archive(path: Path) -> tuple[Tensor, Tensor | None]:
 
 def _size_of(file: Path) -> tuple[int, ...]:
     try:
-        with Image.open(file) as image:
-            return (1 if image.mode in ("1", "L", "I", "I;16") else 3, image.height, image.width)
-    except OSError as error:
+        return shape_of(file)
+    except DecodeError as error:
         raise UserError(f"images: {file}: {error}; repair or remove it") from error
 
 

@@ -48,6 +48,17 @@ def decode(file: File, channels: int, size: Size, dtype: str = "uint8") -> np.nd
         raise DecodeError(_reason(error, file)) from error
 
 
+def shape_of(file: File) -> tuple[int, int, int]:
+    """(channels, H, W) as the file has them, which is not read further; DecodeError where it is no image."""
+    try:
+        with _opened(file) as image:
+            return (1 if image.mode in ("1", "L") or _is_deep(image) else 3, image.height, image.width)
+    except UserError:
+        raise
+    except Exception as error:  # as in decode
+        raise DecodeError(_reason(error, file)) from error
+
+
 def pixels_of(image: Image.Image, channels: int, size: Size) -> np.ndarray:
     """As decode, in uint8, of an image that is open."""
     pixels = np.asarray(_covering(_plain(image, channels), *sides(size)))

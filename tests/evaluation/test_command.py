@@ -51,7 +51,7 @@ def test_a_sweep_of_samplers_ends_in_a_table_and_a_plot_of_quality_against_cost(
         ([], "ckpt is required: ddpm-eval ckpt=PATH; or images="),
         (["images=nowhere", "data=mnist"], "images=nowhere: no such file or folder"),
         (["ckpt=CKPT", "features=inception", "features.weights=none.pth"], "features.weights=none.pth: no such file"),
-        (["ckpt=CKPT", "dataset=mnist"], "dataset is not for ddpm-eval"),
+        (["ckpt=CKPT", "dataset=mnist"], "dataset is not for ddpm-eval: it comes from the checkpoint"),
     ],
     ids=str,
 )

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +14,7 @@ from ddpm_cli.build.load import load_trained
 from ddpm_cli.build.trainer import build_data
 from ddpm_cli.config.context import Context
 from ddpm_cli.errors import UserError
-from ddpm_cli.evaluation.source import Drawn
+from ddpm_cli.evaluation.source import Drawn, find_images
 from ddpm_cli.sampling import pipeline
 from ddpm_cli.sampling.pictures import save_png, to_image
 from ddpm_cli.sampling.run import run_sampling
@@ -152,6 +153,22 @@ def test_what_cannot_be_measured_is_refused_in_a_line_and_leaves_no_folder(
     with pytest.raises(UserError, match=told) as caught:
         evaluate(*FEW, *overrides)
     assert len(str(caught.value).splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_files_that_hold_no_images_are_refused_in_a_line(tmp_path):
+    np.savez(tmp_path / "half.npz", images=np.zeros((9, 8, 8, 1), np.uint8))
+    (tmp_path / "half.npz").write_bytes((tmp_path / "half.npz").read_bytes()[:200])
+    np.save(tmp_path / "one.npy", np.zeros((9, 8, 8, 1), np.uint8))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "1.png").write_text("none")
+    for name, told in {
+        "half.npz": "an .npz archive",
+        "one.npy": "an .npz archive",
+        "text": "1.png: not an image",
+    }.items():
+        with pytest.raises(UserError, match=told) as caught:
+            find_images(tmp_path / name)
+        assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("other", [["seed=1"], ["sampler.num_steps=2"], ["weights=raw"]], ids=str)
