@@ -103,5 +103,7 @@ def test_what_cannot_be_read_is_named(tmp_path, write):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"^dataset\.root: .*a\.parquet cannot be read"):
         load(path)
+    with pytest.raises(UserError, match=r"none\.parquet holds no rows"):
+        load(write(tmp_path / "none.parquet", {"image": [], "label": []}, names=["a", "b"]))
     with pytest.raises(UserError, match=r"no \.parquet or \.arrow files"):
         load((tmp_path / "empty").mkdir() or tmp_path / "empty")

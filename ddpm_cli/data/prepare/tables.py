@@ -111,7 +111,10 @@ def open_table(root: Path, files: str | None, image: str | None, label: str | No
     likely = classes or [name for name in ("label", "labels", "class") if name in schema.names]
     label = None if label is None and not likely else _column(schema, label, "label", likely)
     names = tuple(map(str, said.get(label, {}).get("names") or ())) if label is not None else ()
-    return Table(root if root.is_dir() else root.parent, tuple(chosen), image, label, names)
+    table = Table(root if root.is_dir() else root.parent, tuple(chosen), image, label, names)
+    if len(table) == 0:
+        raise UserError(f"dataset.root: {root} holds no rows")
+    return table
 
 
 def _column(schema: Any, asked: str | None, what: str, likely: Sequence[str]) -> str:
