@@ -89,6 +89,9 @@ def test_sounds_are_written_alike_in_whatever_batches(place, model):
     removed.unlink()
     draw(place, f"whole_{model}", "labels=each", model=model)
     assert removed.read_bytes() == before
+    (place / f"killed_{model}" / "sounds").mkdir(parents=True)  # before the record was written
+    draw(place, f"killed_{model}", "labels=each", model=model)
+    assert sounds(place / f"killed_{model}") == sounds(folder)
 
 
 @pytest.mark.slow

@@ -9,7 +9,10 @@ from ddpm_cli.errors import UserError, WorldError
 _MARKS = {"train": ".lock", "sample": "sampling.json", "eval": "evaluation.json"}
 _EARLY: dict[str, set[str]] = {
     "train": {"train.log"},
-    "sample": {"images", "grid.png", "side_by_side.png", "samples.npz", "walk.gif", "x_0.png", "sample.log"},
+    "sample": {
+        *("images", "sounds", "grid.png", "grid.wav", "side_by_side.png", "samples.npz", "walk.gif", "x_0.png"),
+        "sample.log",
+    },
     "export": set(),  # written whole, once
     "eval": {"features", "likelihood", "grid.png", "memorisation.png", "samples.npz", "result.json", "eval.log"},
 }
