@@ -42,7 +42,9 @@ def check_group(override: Any, composer: Composer) -> None:
     if override.is_delete():
         raise UserError(f"{group} cannot be removed; choose one of {group}={', '.join(options)}")
     if group not in known and group in primary_groups("train"):
-        raise UserError(f"{group} is not for ddpm-{composer.command}: it comes from the checkpoint")
+        others = [f"ddpm-{command}" for command in ("sample", "eval") if group in primary_groups(command)]
+        where = f"it is of {' and '.join(others)}" if others else "it comes from the checkpoint"
+        raise UserError(f"{group} is not for ddpm-{composer.command}: {where}")
     if override.is_add() and group in known:
         raise UserError(f"{group} is a choice already; write {group}=... without the +")
     chosen = _options(override)

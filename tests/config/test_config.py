@@ -389,3 +389,19 @@ def test_a_rank_is_known_by_what_its_launcher_left_in_the_environment():
     ]
     assert [rank_of(env) for env in (torchrun, srun)] == [2, 1]
     assert [rank_of(env) for env in ({}, {"RANK": "2"}, {**torchrun, "RANK": "?"}, *no_srun)] == [0] * 6
+
+
+def test_every_scale_of_the_data_is_that_of_its_representation():
+    """Of spectra, whose standard deviation is not that of images."""
+    chosen = ["prediction=edm", "schedule=edm", "timesteps=log_normal"]
+    for weighting in ("edm", "uncertainty"):
+        config = composed("train", "dataset=fsdd", *chosen, f"weighting={weighting}")
+        found = {key: tree.get(config, key) for key in tree.keys(config) if key.endswith("sigma_data")}
+        assert len(found) >= 3 and {*found.values()} == {config["representation"]["std"]}
+
+
+def test_a_choice_that_another_command_has_is_named_with_it():
+    with pytest.raises(UserError, match="features is not for ddpm-sample: it is of ddpm-eval$"):
+        prepared("sample", "ckpt=x", "features=inception")
+    with pytest.raises(UserError, match="model is not for ddpm-sample: it comes from the checkpoint"):
+        prepared("sample", "ckpt=x", "model=cnn")
