@@ -17,6 +17,7 @@ RARE = 0.01  # the share of held-out images that count as copies
 _SPARE = 8  # candidates beyond those asked for, since they are found in float32
 _ROWS, _COLUMNS = 512, 16384
 _EXACT = 2**22  # numbers that are measured at once
+_SHOWN = 32  # on a contact sheet
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,11 @@ def _closer(drawn: Nearest, held_out: Nearest) -> float:
 
 
 def contact_sheet(
-    images: Callable[[Tensor], Tensor], training: Callable[[Tensor], Tensor], by: list[Nearest], most: int = 32
+    images: Callable[[Tensor], Tensor], training: Callable[[Tensor], Tensor], by: list[Nearest]
 ) -> tuple[Tensor, int]:
     """uint8 pictures in rows of the given number of columns: the images that look most like copies, and under each its
     nearest training image, in every space that is given. images, training: pictures of those with given numbers."""
-    order = np.argsort(by[0].ratio, kind="stable")[:most]
+    order = np.argsort(by[0].ratio, kind="stable")[:_SHOWN]
     columns = min(16, len(order))
     ground = torch.full_like(images(torch.tensor([0])), 128)
     rows = []

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ddpm_cli.build.trainer import build_data
 from ddpm_cli.data.store import Store
-from ddpm_cli.errors import UserError
 from ddpm_cli.evaluation.cache import kept
 from ddpm_cli.evaluation.features.base import Extracted, Features
 from ddpm_cli.evaluation.metrics import Score, score
@@ -44,15 +43,11 @@ class Reference:
         return {**plain, "fingerprint": self.fingerprint}
 
 
-def reference(
-    store: Store, features: Features, cache_dir: Path, *, split: str, num_images: int | None = None
-) -> Reference:
-    """The features of `num_images` of a set (null: all), made once and kept in `cache_dir`."""
-    n = len(store) if num_images is None else num_images
-    if n > len(store):
-        raise UserError(f"the reference has {len(store)} images ({store.name}), fewer than the {n} asked for")
-    rows = torch.randperm(len(store), generator=generator("cpu", _ORDER))[:n]
-    key = {"format": _FORMAT, "data": store.fingerprint, "split": split, "num_images": n}
+def reference(store: Store, features: Features, cache_dir: Path, *, split: str) -> Reference:
+    """The features of a set, in an order of which any first part stands for the whole, made once and kept in
+    `cache_dir`."""
+    rows = torch.randperm(len(store), generator=generator("cpu", _ORDER))
+    key = {"format": _FORMAT, "data": store.fingerprint, "split": split, "num_images": len(store)}
     key |= {"features": features.sha256, "resize": features.resize}
     name = f"reference-{store.name}-{features.name}"
     found = kept(cache_dir, name, key, lambda: _extracted(store, features, rows))

@@ -40,36 +40,32 @@ def chart(
     *,
     title: str = "",
     x_label: str = "",
-    y_label: str = "",
     log_x: bool = False,
-    log_y: bool | None = None,
 ) -> str:
-    """An SVG element. log_y: None is a logarithmic axis where all y are above 0 and span more than a factor of 30."""
+    """An SVG element. The y axis is logarithmic where all y are above 0 and span more than a factor of 30."""
     apart = min(_APART, 5 * _APART / len(series)) if any(s.low and s.high for s in series) else 0.0
     drawn = [
         _Drawn(
             s,
             k if s.colour is None else s.colour,
             log_x,
-            bool(log_y),
             0.0 if s.level else apart * (k - (len(series) - 1) / 2),
         )
         for k, s in enumerate(series)
     ]
     ys = [y for d in drawn for point in d.points for y in point[1:]]
-    if log_y is None and ys and min(ys) > 0 and max(ys) > 30 * min(ys):
-        log_y = True
-    y_axis = _Axis.around(ys, bool(log_y), _TOP + _PLOT, _TOP)
+    log_y = bool(ys) and min(ys) > 0 and max(ys) > 30 * min(ys)
+    y_axis = _Axis.around(ys, log_y, _TOP + _PLOT, _TOP)
     left = 14 + _CHARACTER * max(len(text) for _, text in y_axis.ticks())
     x_axis = _Axis.around([point[0] for d in drawn for point in d.points], log_x, left, WIDTH - _RIGHT)
     body = [_text(title, left, 18, "title")]
-    body += _frame(x_axis, y_axis, x_label, y_label)
+    body += _frame(x_axis, y_axis, x_label)
     body += [shape for d in drawn for shape in d.shapes(x_axis, y_axis)]
     if not ys:
         body.append(_text("no data", (left + WIDTH - _RIGHT) / 2, _TOP + _PLOT / 2, anchor="middle"))
     legend, height = _legend(drawn, left, _TOP + _PLOT + (44 if x_label else 28))
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" aria-label="{escape(title or y_label)}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" aria-label="{escape(title)}" '
         f'viewBox="0 0 {WIDTH} {height:g}" width="{1.5 * WIDTH:g}" height="{1.5 * height:g}">'
     )
     ground = '<rect class="ground" width="100%" height="100%"/>'
@@ -139,7 +135,6 @@ class _Drawn:
     series: Series
     number: int
     log_x: bool
-    log_y: bool
     shift: float  # to the right, so that intervals do not hide one another
 
     @property
@@ -152,11 +147,11 @@ class _Drawn:
         low, high = s.low or s.y, s.high or s.y
         pieces: list[list[_Point]] = [[]]
         for x, y, below, above in zip(s.x, s.y, low, high, strict=True):
-            if not _possible(x, self.log_x) or not _possible(y, self.log_y):
+            if not _possible(x, self.log_x) or not _possible(y):
                 pieces.append([])
                 continue
             # An end of the interval that is not on the axis leaves that half of the bar out.
-            ends = (end if _possible(end, self.log_y) else y for end in (below, above))
+            ends = (end if _possible(end) else y for end in (below, above))
             pieces[-1].append((x, y, *ends))  # type: ignore[arg-type]
         return [piece for piece in pieces if piece]
 
@@ -183,7 +178,7 @@ class _Drawn:
                 yield f'<circle class="mark {look}" {at} r="3"><title>{told}</title></circle>'
 
 
-def _possible(value: float, log: bool) -> bool:
+def _possible(value: float, log: bool = False) -> bool:
     return -_LARGEST < value < _LARGEST and (not log or value > 1 / _LARGEST)
 
 
@@ -208,7 +203,7 @@ def _thinned(points: list[_Point]) -> list[_Point]:
     return [points[k] for k in sorted(kept)]
 
 
-def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> Iterator[str]:
+def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str) -> Iterator[str]:
     left, right, bottom = x_axis.start, x_axis.end, _TOP + _PLOT
     for value, text in y_axis.ticks():
         up = y_axis(value)
@@ -220,7 +215,6 @@ def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> Iterator
         yield _text(text, across, bottom + 16, anchor="middle")
     yield f'<path class="axis" d="M{left:.1f},{_TOP}V{bottom}H{right}"/>'
     yield _text(x_label, (left + right) / 2, bottom + 33, anchor="middle")
-    yield _text(y_label, right, 18, anchor="end")
 
 
 def _legend(drawn: Sequence[_Drawn], left: float, top: float) -> tuple[list[str], float]:

@@ -71,11 +71,11 @@ class Table:
         return lines
 
 
-def compared(runs: Sequence[Run], root: Path | None = None, objective: str | None = None) -> Table:
+def compared(runs: Sequence[Run], root: Path | None = None) -> Table:
     """The runs side by side, best first by the objective: the metric that most of them keep their best checkpoint by,
     else what was evaluated first, else the loss. Those that are not done come last, in the order they were given."""
     root = root or Path(os.path.commonpath([run.path.parent.absolute() for run in runs] or [Path.cwd()]))
-    objective = objective or _objective(runs)
+    objective = _objective(runs)
     sign = -1 if objective and _plain(objective) in HIGHER_IS_BETTER else 1
 
     def rank(run: Run) -> tuple[bool, bool, float]:

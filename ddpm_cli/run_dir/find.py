@@ -48,9 +48,9 @@ def runs(root: Path | str) -> Iterator[Path]:
         names[:] = [name for name in names if name not in _NOT_RUNS]
 
 
-def latest_run(root: Path | str = OUTPUTS) -> Path | None:
-    """The run at or below `root` whose newest checkpoint was written last."""
-    written = [(max(map(_mtime, files)), run) for run in runs(root) if (files := checkpoints(run))]
+def latest_run() -> Path | None:
+    """The run below outputs/ whose newest checkpoint was written last."""
+    written = [(max(map(_mtime, files)), run) for run in runs(OUTPUTS) if (files := checkpoints(run))]
     return max(written)[1] if written else None
 
 
@@ -82,16 +82,16 @@ def _is_sealed(path: Path) -> bool:
         return b"ddpm_cli crc32 " in file.read()
 
 
-def find_checkpoint(spec: str | Path, root: Path | str = OUTPUTS, *, key: str = "ckpt") -> Path:
+def find_checkpoint(spec: str | Path, *, key: str = "ckpt") -> Path:
     """The checkpoint file that `latest`, a run folder or a file names; `key` is what the user typed it for.
 
     Whether it can be read is not known yet: a command line is refused before torch is imported. open_checkpoint (in
     checkpoint.py) reads it, or where a run was named the one before it.
     """
     if str(spec) == "latest":
-        run = latest_run(root)
+        run = latest_run()
         if run is None:
-            place = f"{Path(root).absolute()}/"
+            place = f"{Path(OUTPUTS).absolute()}/"
             raise UserError(f"{key}=latest: no checkpoint below {place}; train first, or name a run folder or a file")
         return checkpoints(run)[0]
     path = Path(spec).expanduser()
@@ -103,7 +103,7 @@ def find_checkpoint(spec: str | Path, root: Path | str = OUTPUTS, *, key: str = 
     if path.is_file():
         return path
     if not path.exists():
-        here, below = "" if path.is_absolute() else f" in {Path.cwd()}", Path(root).absolute()
+        here, below = "" if path.is_absolute() else f" in {Path.cwd()}", Path(OUTPUTS).absolute()
         raise UserError(f"{key}={spec}: no such file or run folder{here}; `{key}=latest` is the newest below {below}/")
     run = path.parent if path.name == "checkpoints" else path
     found = checkpoints(run)
@@ -117,7 +117,7 @@ def _inner_runs(path: Path, key: str) -> str:
     return "; it holds runs, name one: " + ", ".join(f"{key}={run}" for run in inner) if inner else ""
 
 
-def resume_point(resume: str | None, run_dir: str | Path | None, root: Path | str = OUTPUTS) -> Path | None:
+def resume_point(resume: str | None, run_dir: str | Path | None) -> Path | None:
     """The checkpoint to go on from, None to start afresh.
 
     `auto` goes on if `run_dir` holds a run and else starts; `latest` looks in `run_dir` if that is given.
@@ -129,7 +129,7 @@ def resume_point(resume: str | None, run_dir: str | Path | None, root: Path | st
         return next(iter(checkpoints(folder)), None) if folder is not None else None
     if resume == "latest" and folder is not None:
         return find_checkpoint(folder, key="run_dir")
-    found = find_checkpoint(resume, root, key="resume")
+    found = find_checkpoint(resume, key="resume")
     home = run_of(found)
     if folder is not None and home is not None and folder.resolve() != home.resolve():
         raise UserError(f"run_dir={run_dir}: resume={resume} goes on in {home}; leave run_dir out, or use init={found}")

@@ -46,9 +46,9 @@ def strip(stages: Sequence[Tensor]) -> Image.Image:
     return grid(torch.stack(list(stages), 1).flatten(0, 1), columns=len(stages))
 
 
-def save_gif(frames: list[Image.Image], path: Path, milliseconds: int = 60, hold: int = 1500) -> Path:
+def save_gif(frames: list[Image.Image], path: Path) -> Path:
     """A looping animation that rests on its last frame."""
-    times = [milliseconds] * (len(frames) - 1) + [hold]
+    times = [60] * (len(frames) - 1) + [1500]  # milliseconds
     with replacing(path) as temporary:
         frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
     return path

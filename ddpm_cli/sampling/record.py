@@ -15,9 +15,8 @@ from ddpm_cli.errors import UserError
 from ddpm_cli.sampling.pipeline import SamplingPipeline
 from ddpm_cli.system.files import sha256_of
 
-_EARLIER_RHO = 7.0
 # Of the same image k, drawn at another time.
-_MAY_DIFFER = {"num_images", "device", "versions", "checkpoint", "lora", "evaluations"}
+_MAY_DIFFER = {"num_images", "device", "versions", "checkpoint", "sha256", "lora", "evaluations"}
 
 
 def record_of(cfg: dict[str, Any], pipeline: SamplingPipeline, total: int) -> dict[str, Any]:
@@ -64,11 +63,7 @@ def check_folder(out: Path, record: dict[str, Any], pipeline: SamplingPipeline) 
         raise UserError(
             f"out_dir={out} holds {pipeline.medium.many} of unknown origin; choose another out_dir"
         ) from None
-    if isinstance(before.get("sampler"), dict):  # null in records of earlier versions
-        before["sampler"] = _completed(before["sampler"], pipeline)
-    # Records of earlier versions have only the file's sum.
-    same_model = "sha256" if "model_sha256" in before else "model_sha256"
-    differ = [k for k in record if k not in _MAY_DIFFER and k != same_model and before.get(k) != record[k]]
+    differ = [k for k in record if k not in _MAY_DIFFER and before.get(k) != record[k]]
     if differ:
         raise UserError(
             f"out_dir={out} holds {pipeline.medium.many} drawn otherwise ({differ[0]}: {before.get(differ[0])}, now "
@@ -80,13 +75,6 @@ def _with_spacing(knobs: dict[str, Any], pipeline: SamplingPipeline) -> dict[str
     """A sampler's knobs with the spacing it takes by name: null would mean another one if a default changed."""
     own = "spacing" in knobs and knobs["spacing"] is None
     return {**knobs, "spacing": pipeline.sampler.spacing_on(pipeline.trained.denoiser.schedule)} if own else knobs
-
-
-def _completed(knobs: dict[str, Any], pipeline: SamplingPipeline) -> dict[str, Any]:
-    """The knobs in a record of an earlier version, which had one rho, and by null meant the schedule's own spacing."""
-    own = "spacing" in knobs and knobs["spacing"] is None
-    spacing = {"spacing": pipeline.trained.denoiser.schedule.spacing} if own else {}
-    return {"rho": _EARLIER_RHO, **knobs, **spacing}
 
 
 def _given(pipeline: SamplingPipeline) -> dict[str, Any]:

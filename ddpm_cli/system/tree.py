@@ -1,6 +1,6 @@
 """Trees of dicts and lists, such as a configuration or what a checkpoint holds, walked by dotted key."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -37,10 +37,3 @@ def put(node: dict[str, Any], key: str, value: Any) -> None:
     for name in inner:
         node = node.setdefault(name, {})
     node[last] = value
-
-
-def mapped(node: Any, change: Callable[[Any], Any]) -> Any:
-    """The same dicts and lists anew, with `change` of each leaf; tuples become lists."""
-    if isinstance(node, dict):
-        return {name: mapped(child, change) for name, child in node.items()}
-    return [mapped(child, change) for child in node] if isinstance(node, list | tuple) else change(node)

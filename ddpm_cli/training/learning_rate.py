@@ -4,8 +4,6 @@ one that knows of no end."""
 import math
 from typing import Any
 
-DECAYS = ("none", "linear", "cosine", "inverse_sqrt")
-
 
 def factor(step: int, *, num_steps: int, warmup_steps: int, decay: str, reference_steps: int | None = None) -> float:
     """What the base learning rate is multiplied with at `step` (counted from 0): never 0 before the last step.

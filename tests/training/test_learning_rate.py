@@ -1,6 +1,8 @@
 import pytest
 
-from ddpm_cli.training.learning_rate import DECAYS, factor, told
+from ddpm_cli.training.learning_rate import factor, told
+
+DECAYS = ("none", "linear", "cosine", "inverse_sqrt")
 
 
 @pytest.mark.parametrize("decay", DECAYS)
