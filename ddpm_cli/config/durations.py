@@ -1,4 +1,4 @@
-"""Lengths of time as they are typed (`90s`, `10m`, `1h30m`), and when this command began."""
+"""Lengths of time as they are typed (`90s`, `10m`, `1h30m`)."""
 
 import re
 

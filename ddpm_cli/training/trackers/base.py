@@ -14,7 +14,7 @@ Settings = Mapping[str, bool | float | str]  # every choice and setting of a run
 
 
 class Tracker(Protocol):
-    """One place to look at a run. A new one is a class here, its name in training_run/tracking.py and the knobs' table,
+    """One place to look at a run. A new one is a class here, its name in training_run/tracking.py and config/extras.py,
     and an extra in pyproject.toml.
 
     Steps are optimiser steps made, and never fall but after `rewind`. Tags are as TensorBoard groups them: curves/loss.
