@@ -1,5 +1,6 @@
 """Muon (Jordan et al. 2024): the momentum of each weight matrix is made orthogonal before it is applied, so that all
-directions of a matrix are learned at one speed. In equal time it halves the Fréchet distance of short runs (docs/recipes.md).
+directions of a matrix are learned at one speed. In equal time it halves the Fréchet distance of short runs: see
+docs/recipes.md.
 
 What is no matrix (biases, gains of norms) is AdamW's. A convolution's weights (out, in, k, k) are the matrix
 (out, in k k).
