@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddpm_cli.models.blocks import Attention, BlockOptions, Downsample, ResnetBlock, Upsample, conv
+from ddpm_cli.models.blocks import Attention, BlockOptions, Downsample, ResnetBlock, Upsample, arranged, conv
 from ddpm_cli.models.conditioning import Conditional
 
 
@@ -107,7 +107,7 @@ class Trunk(Conditional):
 
     def walk(self, x: Tensor, emb: Tensor) -> Tensor:
         """x: (B, in_channels, H, W), emb: (B, E), already through SiLU -> (B, out_channels, H, W)."""
-        x = self.conv_in(to_patches(x, self.plan.patch_size))
+        x = arranged(self.conv_in(arranged(to_patches(x, self.plan.patch_size))))
         kept = [x]
         for down in self.down_blocks:
             kept += down(kept[-1], emb)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddpm_cli.models.blocks import Upsample, double, folding_pays
+from ddpm_cli.models.blocks import Upsample, arranged, double, folding_pays
 from ddpm_cli.models.unet import UNet
 
 TINY = {
@@ -175,3 +175,24 @@ def test_doubling_gives_every_pixel_four_times_in_the_layout_that_came(dtype):
     assert (x.grad == 4).all()
     up = Upsample(3).to(dtype)
     assert up(x, x).is_contiguous()
+
+
+def test_large_images_that_are_drawn_have_the_channels_last_and_others_not():
+    large, small = torch.randn(2, 8, 32, 32), torch.randn(2, 8, 16, 16)
+    for x in (large, large.contiguous(memory_format=torch.channels_last), small):
+        with torch.no_grad():
+            drawn = arranged(x)
+        assert torch.equal(drawn, x) and drawn.is_contiguous() == (x is small)
+        assert torch.equal(arranged(x), x) and arranged(x).is_contiguous()  # for a backward pass
+
+
+@pytest.mark.parametrize("changes", [{}, {"resblock_updown": True, "scale_shift_norm": True}, {"patch_size": 2}])
+def test_drawing_computes_what_training_does(changes, awake):
+    network = awake(unet(**changes))
+    seen: list[bool] = []
+    network.conv_norm_out.register_forward_hook(lambda module, args, out: seen.append(out.is_contiguous()))
+    x, time = torch.randn(2, 3, 64, 64), torch.tensor([1.0, 500.0])
+    trained = network(x, time)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, time), trained, rtol=1e-4, atol=1e-5)
+    assert seen == [True, False]  # all the way up
