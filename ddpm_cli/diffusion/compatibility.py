@@ -1,5 +1,5 @@
-"""Which choices cannot be trained together; each refusal names the remedy. (What a prediction needs of its schedule,
-the denoiser checks.)"""
+"""Which choices cannot be trained together, or hardly; each answer names the remedy. (What a prediction needs of its
+schedule, the denoiser checks.)"""
 
 import torch
 
@@ -7,6 +7,7 @@ from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.diffusion.losses import Loss
 from ddpm_cli.diffusion.timesteps import Timesteps
 
+_MOST_LOPSIDED = 100.0  # the weight of the output's error at T, in that of half way: of what is known to train, 8
 _MOST_AMPLIFIED = 20.0  # the network's error in x_0 out of noise: epsilon's sigma / alpha times, others' at most once
 
 
@@ -45,6 +46,25 @@ def check_objective(denoiser: Denoiser, loss: Loss, timesteps: Timesteps) -> Non
         )
     if loss.one_step:
         _check_one_step(denoiser)
+
+
+def lopsided(denoiser: Denoiser, loss: Loss) -> str | None:
+    """What is to be told of a loss in which the error of the network's own output weighs most at the last times, so
+    that it learns little else; None where it does not."""
+    schedule = denoiser.schedule
+    if loss.trains_mean_by == "bound" or loss.of_autoencoders or loss.weighting.learned or schedule.zero_terminal_snr:
+        return None
+    with torch.device("cpu"):
+        times = torch.linspace(2, schedule.num_timesteps, 101, dtype=torch.float64).round()
+        level = schedule.level(times)
+        weight = loss.weighting(level) * denoiser.prediction(level, schedule.level(times - 1))[1] ** 2
+    times_more = float(weight[-1] / weight.median())
+    if not times_more > _MOST_LOPSIDED:
+        return None
+    return (
+        f"the loss weighs the error of what the network predicts {times_more:.0e} times as much at the schedule's end "
+        "as half way, and teaches little else; choose weighting=epsilon or min_snr for it, or prediction=v"
+    )
 
 
 def _check_one_step(denoiser: Denoiser) -> None:

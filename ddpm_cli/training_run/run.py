@@ -28,6 +28,7 @@ from ddpm_cli.build.summary import describe, repeated
 from ddpm_cli.build.trainer import Parts, assembled, build_data, build_parts, work_of
 from ddpm_cli.config.context import Context
 from ddpm_cli.data.store import Store
+from ddpm_cli.diffusion.compatibility import lopsided
 from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.errors import UserError
 from ddpm_cli.results.runs import last_logged
@@ -285,6 +286,8 @@ def _announce(opened: Opened, ready: Ready, pending: bool) -> None:
         log.info("%s", told)
     images_seen = end * ready.cfg["training"]["batch_size"]
     if told := repeated(len(store), store.medium.many, images_seen):
+        log.warning("%s", told)
+    if told := lopsided(ready.train_step.denoiser, ready.train_step.loss):
         log.warning("%s", told)
     if machine.compile:
         log.info("compiling the network, about a minute; compile=false skips it")

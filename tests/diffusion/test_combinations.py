@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ddpm_cli.diffusion import consistency, losses, prediction, schedule, timesteps, variance, weighting
-from ddpm_cli.diffusion.compatibility import check_objective
+from ddpm_cli.diffusion.compatibility import check_objective, lopsided
 from ddpm_cli.diffusion.denoiser import Denoiser
 
 TABLES = {
@@ -114,3 +114,23 @@ def test_timesteps_suit_every_schedule_or_are_refused(name, make_loss, make_time
         SCHEDULES[name], prediction.V(), weighting.V(), make_loss, variance.FixedSmall(), times
     )
     assert trained == (times.covers_all or (make_loss is losses.Denoising and not zero))
+
+
+FULL = ["linear", "cosine", "sigmoid", "laplace", "edm", "rectified_flow"]
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_what_hardly_trains_is_told_with_a_remedy_that_is_not(name):
+    """The noise, predicted, says nothing of x_0 at the end: there its error must not weigh as one of x_0 or v does."""
+
+    def told(of, weight):
+        return lopsided(
+            Denoiser(Tiny(1), getattr(schedule, name)(), of, variance.FixedSmall()), losses.Denoising(weight())
+        )
+
+    for weight in WEIGHTINGS:
+        hardly = weight in (weighting.X0, weighting.V, weighting.EDM, weighting.Flow)
+        assert (told(prediction.Epsilon(), weight) is not None) == hardly, weight
+        for other in (prediction.X0(), prediction.V(), prediction.EDM(), prediction.Flow()):
+            assert told(other, weight) is None, (other, weight)
+    assert "weighting=epsilon or min_snr for it, or prediction=v" in told(prediction.Epsilon(), weighting.V)
