@@ -12,7 +12,7 @@ from torch import Tensor
 from ddpm_cli.media.images import save_png, to_image
 from ddpm_cli.system.files import replacing
 
-__all__ = ["grid", "save_gif", "save_png", "shown", "strip"]
+__all__ = ["columns_of", "grid", "save_gif", "save_png", "shown", "strip"]
 
 _MIN_SIDE = 48  # pixels a small image is enlarged to, by a whole factor
 _TINY = 16  # up to this side the eye reads an image better smoothed than as a mosaic of squares
@@ -34,6 +34,11 @@ def grid(items: Tensor, columns: int | None = None, gap: int = 2) -> Image.Image
         picture = to_image(item).resize((width * factor, height * factor), smooth)
         sheet.paste(picture, (gap + k % columns * cell_w, gap + k // columns * cell_h))
     return sheet
+
+
+def columns_of(count: int, num_classes: int) -> int:
+    """Of a sheet whose columns are of one class each: all classes, as often side by side as makes it about square."""
+    return num_classes * max(1, round(math.sqrt(count) / num_classes))
 
 
 def shown(stages: Sequence[Tensor]) -> list[Tensor]:

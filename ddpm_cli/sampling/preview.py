@@ -57,7 +57,8 @@ class Preview:
             images.append(self.medium.to_file(step.x))
         items, show = torch.cat(images), self.medium.pictures
         stages = [show(stage) for stage in pictures.shown(stages)]
-        sheet = (show(items), self.num_classes) if self.given is None else self.given.sheet(items)
+        columns = pictures.columns_of(len(items), self.num_classes) if self.num_classes else None
+        sheet = (show(items), columns) if self.given is None else self.given.sheet(items)
         return Drawn(items, pictures.grid(*sheet), pictures.strip(stages))
 
     @torch.inference_mode()

@@ -201,14 +201,14 @@ def _draw(drawing: Drawing, batches: Sequence[range], share: Share) -> Iterator[
 def _write_together(drawing: Drawing, images: Tensor) -> None:
     """What shows or holds all images at once."""
     pipeline, out = drawing.pipeline, drawing.out
-    columns = pipeline.num_classes if pipeline.labels == "each" else None
-    medium = pipeline.medium
-    pictures.save_png(pictures.grid(medium.pictures(images[:_GRID_MAX]), columns), out / "grid.png")
-    if (track := medium.track(images[:_GRID_MAX])) is not None:
+    shown, medium, classes = images[:_GRID_MAX], pipeline.medium, pipeline.num_classes
+    columns = pictures.columns_of(len(shown), classes) if classes and pipeline.labels == "each" else None
+    pictures.save_png(pictures.grid(medium.pictures(shown), columns), out / "grid.png")
+    if (track := medium.track(shown)) is not None:
         track.save(out / "grid.wav")
-    shown = pipeline.inputs if pipeline.inputs is not None else pipeline.given
-    if shown is not None:
-        items, columns = shown.sheet(images)
+    beside = pipeline.inputs if pipeline.inputs is not None else pipeline.given
+    if beside is not None:
+        items, columns = beside.sheet(images)
         pictures.save_png(pictures.grid(items, columns=columns), out / "side_by_side.png")
     arrays = dict(medium.arrays(images))
     labels = pipeline.labels_of(range(drawing.total))
