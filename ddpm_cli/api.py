@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def train(settings: Settings = ()) -> Path:
             raise UserError("dry_run=true prints a plan and makes no run: ddpm-train dry_run=true")
         with _logged():
             try:
-                run_training(found.config, context_of(line, found, began))
+                run_training(found.config, replace(context_of(line, found, began), says_folder=False))
             except SystemExit as end:  # of a command that was told to end, and has saved
                 raise KeyboardInterrupt(f"stopped; go on with resume={found.folder}") from end
             report_on_run(found)

@@ -40,7 +40,7 @@ def drawn(trained):
     return np.moveaxis(np.load(trained.parent / "out" / "samples.npz")["images"], -1, 1)
 
 
-def test_the_readmes_lines_run_as_they_stand(tmp_path, monkeypatch):
+def test_the_readmes_lines_run_as_they_stand(tmp_path, monkeypatch, capsys):
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("### From Python\n")[2]
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
@@ -50,6 +50,7 @@ def test_the_readmes_lines_run_as_they_stand(tmp_path, monkeypatch):
     images, x_0 = names["images"], names["x_0"]
     assert images.shape == (16, 1, 8, 8) and images.dtype == torch.uint8
     assert torch.equal(images, names["same"]) and x_0.shape == (2, 1, 8, 8)
+    assert capsys.readouterr().out == ""  # which is the program's own
 
 
 def test_generate_gives_the_pixels_of_ddpm_sample_from_a_path_and_from_a_denoiser(trained, drawn):

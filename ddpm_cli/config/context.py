@@ -18,6 +18,7 @@ class Context:
     choices: dict[str, str | None] = field(default_factory=dict)  # group -> option
     began: float = field(default_factory=time.monotonic)  # when what a budget counts began: the process, or the job
     checkpoint: Path | None = None  # what `resume` names, to go on from
+    says_folder: bool = True  # at its end, on stdout
     record: dict[str, str] = field(default_factory=dict)  # Hydra's files of a single run, for its folder's .hydra
 
     @property

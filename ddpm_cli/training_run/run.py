@@ -262,9 +262,8 @@ def _trained(opened: Opened, context: Context, workers: Workers, ready: Ready, r
     if signals and state.step < cadence.num_steps:
         raise SystemExit(signals.exit_code)
     grid = run.sample_path(state.step)
-    if grid.exists():
-        print(f"samples: {grid}")
-    print(run.path)
+    if context.says_folder:
+        print(*([f"samples: {grid}"] if grid.exists() else []), run.path, sep="\n")
     return last.get(goal.name if goal else "loss", math.nan)
 
 
