@@ -133,7 +133,8 @@ class _Values:
     def _value(self, path: str, value: Any, rule: Rule) -> Any:
         if value == MISSING:
             if self.complete:
-                self.problems.append(f"{path} is required: {self.command} {path}={rule.example}")
+                how = f"add {path}" if "." in path else f"{self.command} {path}"  # alone it would be an unknown key
+                self.problems.append(f"{path} is required: {how}={rule.example}")
             return value
         try:
             return rule(value)

@@ -175,7 +175,8 @@ def _labels(root: str, labels: str | None, count: int) -> list[Any] | None:
     else:
         named = {str(array.name): array for array in arrays_of(Path(root))}
         if labels is not None and labels not in named:
-            raise UserError(f"dataset.labels={labels}: {root} holds {', '.join(named)}; name one, or an .npy file")
+            those = f"one of {', '.join(named)} in {root}, or " if Path(root).suffix.lower() == ".npz" else ""
+            raise UserError(f"dataset.labels={labels}: name {those}an .npy file of whole numbers or names")
         name = labels or next((known for known in _LABELS if known in named), None)
         if name is None:
             return None

@@ -10,10 +10,12 @@ Two steps, so that a sample can be drawn from files as from images of the set: `
 """
 
 import hashlib
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -180,8 +182,8 @@ class Vector(Condition):
             found = rows[torch.tensor(in_split(len(rows), split))]
         if len(found) != len(store):
             raise UserError(
-                f"condition.path: {self.path} has {len(rows)} rows, and {store.name} {len(store)} items; "
-                "give one row for each"
+                f"condition.path: {self.path} holds numbers of the shape {tuple(rows.shape)}, and {store.name} has "
+                f"{len(store)} items; give one row for each"
             )
         sha = hashlib.sha256(found.numpy().tobytes()).hexdigest()
         return Store(found, None, (), f"vectors of {store.name}", fingerprint({"vectors": sha}))
@@ -196,7 +198,7 @@ def read_vectors(path: Path, key: str) -> Tensor:
     try:
         rows = np.load(path, allow_pickle=False)
         numbers = torch.from_numpy(np.atleast_2d(rows).astype(np.float32))
-    except (OSError, EOFError, ValueError, TypeError) as error:
+    except (OSError, EOFError, ValueError, TypeError, BadZipFile, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no .npy file of numbers"
         raise UserError(f"{key}: cannot read numbers from {path} ({reason}); save an .npy file (N, D)") from error
     if numbers.ndim != 2 or not numbers.numel():

@@ -126,7 +126,8 @@ def _of_archive(path: Path) -> tuple[Tensor, Tensor | None]:
             array = arrays[name]
             labels = arrays["labels"] if "labels" in arrays.files else None
     except (OSError, ValueError, EOFError, IndexError, TypeError, BadZipFile, zlib.error) as error:  # TypeError: .npy
-        raise UserError(f"images={path}: cannot be read as an .npz archive ({error})") from error
+        reason = "it holds no arrays" if "pickle" in str(error) else error  # numpy would have one allow them
+        raise UserError(f"images={path} is no folder of images, nor an .npz archive of them ({reason})") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3) or len(array) == 0:
         raise UserError(
             f"images={path}: its images must be uint8 of shape (N, H, W, 1 or 3), got {array.dtype} {array.shape}"

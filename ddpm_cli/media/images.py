@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm_cli.media import extensions as names
-from ddpm_cli.media.base import Medium, files_of
+from ddpm_cli.media.base import DecodeError, Medium, files_of
 from ddpm_cli.media.image_files import decode
 from ddpm_cli.system.files import replacing
 
@@ -68,13 +68,19 @@ class Images(Medium):
         if edit.get("gap") is not None or edit.get("mask") is None:
             raise ValueError("edit.mask: name a picture that is white where the images are to be made anew")
         files = files_of(edit["mask"], "edit.mask", self)
-        masks = torch.stack([self._read(file, 1) for file in files]) > 127
+        masks = torch.stack([self._mask(file) for file in files]) > 127
         if not masks.flatten(1).any(1).all():
             raise ValueError(f"edit.mask={edit['mask']}: nothing in it is white, so nothing would be made anew")
         return masks
 
     def without(self, item: Tensor, mask: Tensor) -> Tensor:
         return torch.where(mask, torch.full_like(item, 128), item)
+
+    def _mask(self, file: Path) -> Tensor:
+        try:
+            return self._read(file, 1)
+        except DecodeError as error:
+            raise ValueError(f"edit.mask: {file}: {error}") from error
 
     def _read(self, file: Path, channels: int) -> Tensor:
         return torch.tensor(decode(file, channels, self.item_shape[1:]))

@@ -108,7 +108,9 @@ def find_checkpoint(spec: str | Path, *, key: str = "ckpt") -> Path:
     run = path.parent if path.name == "checkpoints" else path
     found = checkpoints(run)
     if not found:
-        raise UserError(f"{key}={spec}: no checkpoint in {run / 'checkpoints'}{_inner_runs(path, key)}")
+        file = next(iter(sorted(path.glob("*.pt"))), None)
+        hint = _inner_runs(path, key) if file is None else f"; name the file: {key}={file}"
+        raise UserError(f"{key}={spec}: no checkpoint in {run / 'checkpoints'}{hint}")
     return found[0]
 
 

@@ -105,7 +105,7 @@ WRONG_FOR_TRAIN = {
     "compile=maybe": "compile",
     "dry_run=yes": "dry_run",
     "dry_run=1": "dry_run",
-    "dataset=image_folder": "dataset.root is required: ddpm-train dataset.root=PATH",
+    "dataset=image_folder": "dataset.root is required: add dataset.root=PATH",
     "dataset=cifar": "cifar10",
     "dataset.channels=0": "dataset.channels",
     "experiment=nope": "experiment",

@@ -294,6 +294,10 @@ def test_latest_is_the_run_written_last_and_its_furthest_step(tmp_path):
     assert find_checkpoint("outputs/new/checkpoints").name == "step_00000010.pt"
     with pytest.raises(UserError, match="name one: ckpt=outputs/multirun/old/0"):
         find_checkpoint("outputs/multirun")
+    Path("copies").mkdir()
+    Path("copies/a.pt").touch()
+    with pytest.raises(UserError, match="no checkpoint in copies/checkpoints; name the file: ckpt=copies/a.pt"):
+        find_checkpoint("copies")
 
 
 def test_best_is_not_what_a_run_goes_on_from():

@@ -152,5 +152,9 @@ def test_what_is_no_array_is_refused(tmp_path, kind):
 def test_arrays_in_an_archive_are_chosen_by_name(tmp_path):
     np.savez(tmp_path / "a.npz", one=WHOLE, two=WHOLE[:3])
     assert len(load(tmp_path / "a.npz", images="two")) == 3
+    with pytest.raises(UserError, match=r"dataset.labels=y.npz: name one of one, two in .*a.npz, or an .npy file"):
+        load(tmp_path / "a.npz", images="one", labels="y.npz")
+    with pytest.raises(UserError, match="dataset.labels=y.npz: name an .npy file of whole"):
+        load(saved(tmp_path / "c.npy", WHOLE), labels="y.npz")
     np.savez_compressed(tmp_path / "b.npz", arr=WHOLE, count=np.array(3))
     assert len(load(tmp_path / "b.npz")) == 14

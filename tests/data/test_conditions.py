@@ -6,7 +6,7 @@ import torch
 from PIL import Image as Pictures
 
 from ddpm_cli.build.transfer import transferred
-from ddpm_cli.data.conditions import Conditions, Grey, Image, LowResolution, Mask, Vector
+from ddpm_cli.data.conditions import Conditions, Grey, Image, LowResolution, Mask, Vector, read_vectors
 from ddpm_cli.data.image_folder import image_folder
 from ddpm_cli.data.loading.augment import GeometricAugment
 from ddpm_cli.data.loading.batches import Batches
@@ -217,3 +217,12 @@ def test_a_condition_is_not_scaled_with_the_noisy_image_and_guidance_keeps_it():
     classifier_free(denoise, 7)(x_t, torch.tensor(3.0), {"labels": torch.tensor([1, 2]), "condition": shown})
     assert asked[0]["labels"].tolist() == [1, 2, 7, 7]
     assert torch.equal(asked[0]["condition"], torch.cat([shown, shown]))
+
+
+def test_vectors_that_cannot_be_read_are_named(tmp_path):
+    np.savez(tmp_path / "half.npz", rows=np.zeros((9, 3)))
+    (tmp_path / "half.npz").write_bytes((tmp_path / "half.npz").read_bytes()[:100])
+    (tmp_path / "text.npy").write_text("none")
+    for name in ("half.npz", "text.npy"):
+        with pytest.raises(UserError, match=rf"condition\.path: cannot read numbers from .*{name}"):
+            read_vectors(tmp_path / name, "condition.path")

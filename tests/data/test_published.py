@@ -121,4 +121,4 @@ def test_a_run_trains_on_a_named_set_and_knows_its_shape_beforehand(flowers):
     run("train", *typed, "training.num_steps=2", "run_dir=run", cwd=flowers)
     assert "num_classes: 102" in (flowers / "run/config.yaml").read_text()
     missing = run("train", "dataset=torchvision", cwd=flowers, check=False)
-    assert missing.returncode == 2 and "dataset.name is required: ddpm-train dataset.name=Food101" in missing.stderr
+    assert missing.returncode == 2 and "dataset.name is required: add dataset.name=Food101" in missing.stderr

@@ -161,11 +161,8 @@ def test_files_that_hold_no_images_are_refused_in_a_line(tmp_path):
     np.save(tmp_path / "one.npy", np.zeros((9, 8, 8, 1), np.uint8))
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "1.png").write_text("none")
-    for name, told in {
-        "half.npz": "an .npz archive",
-        "one.npy": "an .npz archive",
-        "text": "1.png: not an image",
-    }.items():
+    named = {"half.npz": "nor an .npz archive", "one.npy": "nor an .npz archive", "text": "1.png: not an image"}
+    for name, told in {**named, "text/1.png": r"nor an .npz archive of them \(it holds no arrays\)"}.items():
         with pytest.raises(UserError, match=told) as caught:
             find_images(tmp_path / name)
         assert len(str(caught.value).splitlines()) == 1

@@ -53,6 +53,7 @@ def place(tmp_path_factory):
     mask[:, 8:] = 255
     Image.fromarray(mask).save(folder / "mask.png")
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(folder / "black.png")
+    (folder / "text.png").write_text("none")
     return folder
 
 
@@ -138,6 +139,7 @@ def test_autoguidance_takes_another_checkpoint_also_without_classes(draw, place)
         ),
         ("vp", ["edit=sdedit", "edit.image=PLACE/photos", "edit.strength=0.01"], "edit.strength"),
         ("vp", ["edit=inpaint", "edit.image=PLACE/photos", "edit.mask=PLACE/black.png"], "edit.mask"),
+        ("vp", ["edit=inpaint", "edit.image=PLACE/photos", "edit.mask=PLACE/text.png"], "text.png: not an image"),
         ("vp", ["edit=sdedit", "edit.image=PLACE/vp.pt"], "edit.image"),
     ],
     ids=str,
@@ -254,6 +256,13 @@ def test_drawing_and_measuring_pass_over_a_damaged_newest_checkpoint_alike(place
 
 
 # Animations
+
+
+@pytest.mark.parametrize(
+    "count,classes,columns", [(64, 3, 9), (100, 10, 10), (64, 10, 10), (5, 10, 10), (64, 1, 8), (64, 2, 8)]
+)
+def test_a_sheet_of_classes_is_about_square_and_each_column_is_of_one(count, classes, columns):
+    assert pictures.columns_of(count, classes) == columns and columns % classes == 0
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "heun"])
