@@ -161,9 +161,10 @@ def check_sides(shape: Sequence[int], plan: Plan) -> None:
         return
     remedy = math.ceil(max(sides) / factor) * factor
     setting = {1: f"dataset.num_samples={remedy}", 2: f"dataset.image_size={remedy}"}[len(sides)]
+    often = "once" if halvings == 1 else f"{halvings} times"
     which = "height and width" if len(sides) == 2 else "the length"
     raise ValueError(
-        f"items of {_told(sides)} cannot be halved {halvings} times (model.channel_mult has {halvings + 1} "
+        f"items of {_told(sides)} cannot be halved {often} (model.channel_mult has {halvings + 1} "
         f"levels, model.patch_size={patch_size}): {which} must be divisible by {factor}; "
         f"set {setting} or shorten model.channel_mult"
     )

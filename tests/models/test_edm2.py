@@ -187,7 +187,7 @@ def test_the_gradient_is_that_of_the_direction():
 
 
 def test_an_image_that_cannot_be_halved_is_refused_with_a_remedy():
-    with pytest.raises(ValueError, match=r"items of 7x8 cannot be halved 1 times.*set dataset.image_size=8"):
+    with pytest.raises(ValueError, match=r"items of 7x8 cannot be halved once .*set dataset.image_size=8"):
         EDM2(**TINY).check_input((3, 7, 8))
     EDM2(**TINY).check_input((3, 6, 8))
 
