@@ -7,7 +7,7 @@ from ddpm_cli.diffusion.denoiser import Denoiser
 from ddpm_cli.diffusion.losses import Loss
 from ddpm_cli.diffusion.timesteps import Timesteps
 
-_MOST_LOPSIDED = 100.0  # the weight of the output's error at T, in that of half way: of what is known to train, 8
+_MOST_LOPSIDED = 100.0  # times the median weight of the output's error, at T; epsilon weighed as x_0 has 2,000 or more
 _MOST_AMPLIFIED = 20.0  # the network's error in x_0 out of noise: epsilon's sigma / alpha times, others' at most once
 
 
@@ -55,7 +55,7 @@ def lopsided(denoiser: Denoiser, loss: Loss) -> str | None:
     if loss.trains_mean_by == "bound" or loss.of_autoencoders or loss.weighting.learned or schedule.zero_terminal_snr:
         return None
     with torch.device("cpu"):
-        times = torch.linspace(2, schedule.num_timesteps, 101, dtype=torch.float64).round()
+        times = torch.linspace(1, schedule.num_timesteps, 101, dtype=torch.float64).round()
         level = schedule.level(times)
         weight = loss.weighting(level) * denoiser.prediction(level, schedule.level(times - 1))[1] ** 2
     times_more = float(weight[-1] / weight.median())
@@ -63,7 +63,7 @@ def lopsided(denoiser: Denoiser, loss: Loss) -> str | None:
         return None
     return (
         f"the loss weighs the error of what the network predicts {times_more:.0e} times as much at the schedule's end "
-        "as half way, and teaches little else; choose weighting=epsilon or min_snr for it, or prediction=v"
+        "as at most times, and teaches little else; choose weighting=epsilon or min_snr for it, or prediction=v"
     )
 
 

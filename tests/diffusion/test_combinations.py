@@ -134,3 +134,9 @@ def test_what_hardly_trains_is_told_with_a_remedy_that_is_not(name):
         for other in (prediction.X0(), prediction.V(), prediction.EDM(), prediction.Flow()):
             assert told(other, weight) is None, (other, weight)
     assert "weighting=epsilon or min_snr for it, or prediction=v" in told(prediction.Epsilon(), weighting.V)
+
+
+@pytest.mark.parametrize("num_timesteps", [1, 2])
+def test_a_schedule_of_hardly_a_time_is_looked_at_too(num_timesteps):
+    few = Denoiser(Tiny(1), schedule.linear(num_timesteps, 1e-4, 1e-3), prediction.Epsilon(), variance.FixedSmall())
+    assert lopsided(few, losses.Denoising(weighting.V())) is None
