@@ -280,16 +280,20 @@ TABLE: dict[str, Rule] = {
 }
 
 
+def _in_table(key: str) -> Rule | None:
+    return next((rule for pattern, rule in TABLE.items() if fnmatchcase(key, pattern)), None)
+
+
 def is_free_text(key: str) -> bool:
     """Whether what is typed for a knob is a path or a text, which may hold anything."""
-    rule = next((rule for pattern, rule in TABLE.items() if fnmatchcase(key, pattern)), None)
+    rule = _in_table(key)
     return rule is not None and rule.accept in (PATH.accept, TEXT.accept)
 
 
 def rule_for(key: str, default: Any, *, by_table: bool = True) -> Rule:
     """The rule for a knob: the table's, or what its default's type implies; null and auto are allowed where they are
     the default."""
-    rule = next((rule for pattern, rule in TABLE.items() if fnmatchcase(key, pattern)), None) if by_table else None
+    rule = _in_table(key) if by_table else None
     rule = rule or rule_of_type(default)
     if default == "auto" and not accepts(rule, default):
         rule = either(one_of("auto"), rule)
