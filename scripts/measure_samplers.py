@@ -128,6 +128,7 @@ def by_spacing(made: dict[str, Make], steps: list[int], on: dict[str, tuple[Nois
 
 
 def from_best(errors: dict[str, list[float]]) -> str:
+    """errors: of each spacing in each column -> how many times the least of a column each has, the nearest first."""
     best = [max(min(column), 1e-6) for column in zip(*errors.values(), strict=True)]
     logs = {name: [math.log(max(e, 1e-6) / b) for e, b in zip(row, best, strict=True)] for name, row in errors.items()}
     means = {name: math.exp(sum(row) / len(row)) for name, row in logs.items()}

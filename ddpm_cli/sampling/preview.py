@@ -77,7 +77,7 @@ class Preview:
 
     @property
     def _total(self) -> int:
-        """How many images there are: whole rows of one column a class."""
+        """How many images there are: of each class as many."""
         columns = self.num_images if self.given is not None else self.num_classes or self.num_images
         return min(self.num_images, (self.num_images // columns or 1) * columns)
 

@@ -261,9 +261,10 @@ def _trained(opened: Opened, context: Context, workers: Workers, ready: Ready, r
         log.info(f"stopped {how}; go on with: ddpm-train resume=%s", state.step, run.path)
     if signals and state.step < cadence.num_steps:
         raise SystemExit(signals.exit_code)
-    grid = run.sample_path(state.step)
     if context.says_folder:
-        print(*([f"samples: {grid}"] if grid.exists() else []), run.path, sep="\n")
+        if (grid := run.sample_path(state.step)).exists():
+            print(f"samples: {grid}")
+        print(run.path)
     return last.get(goal.name if goal else "loss", math.nan)
 
 
