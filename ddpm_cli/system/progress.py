@@ -1,6 +1,7 @@
 """Progress bars on stderr: where a person sees them, which is at a terminal and in a notebook."""
 
 import sys
+import threading
 from typing import Any
 
 
@@ -23,4 +24,9 @@ def progress_bar(*iterable: Any, **options: Any) -> Any:
         from tqdm.auto import tqdm  # what it finds out about widgets is an import that a command need not pay for
     else:
         from tqdm import tqdm
+    from tqdm.std import tqdm as common
+
+    if "_lock" not in vars(common):
+        # tqdm's own lock is shared with forked processes: one that is killed while it holds it would stop all others.
+        common.set_lock(threading.RLock())
     return tqdm(*iterable, **{"disable": not is_seen(sys.stderr), **options})
